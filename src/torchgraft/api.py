@@ -38,7 +38,8 @@ def plan(model: object, checkpoint: object, **arguments: Unpack[Arguments]) -> P
     """Return what load() would do, and touch nothing.
 
     `model` is an nn.Module (meta is fine), or a checkpoint whose names and shapes stand for one. `checkpoint` is a
-    path (file or folder), an open file or io.BytesIO, a dict of tensors, an nn.Module or an opened source. Keyword arguments as for load().
+    path (file or folder), an open file or io.BytesIO, a dict of tensors, an nn.Module or an opened source. Keyword arguments as
+    for load().
 
     Raises:
         UsageError: an argument makes no sense.
@@ -100,7 +101,8 @@ def load(  # noqa: PLR0913  # what, and how: by name
         **arguments: what you know and what you accept:
             rename: source pattern -> target pattern; `{i}` is a number, `{name}` a segment, a final dot a prefix.
             fan_out: source prefix -> target prefixes that it fills, each with a copy.
-            layers: path of a layer list (`blocks`, or `layer{i}` of `layer1`) -> the source's layer number for each of the target's.
+            layers: path of a layer list (`blocks`, or `layer{i}` of `layer1`) -> the source's layer number for each of the
+                target's.
             copies: module of the model -> the module that starts as its copy (`attn`: in each block that has both).
             fresh: patterns of tensors that keep their initial values. zero: patterns that start at zero.
             init: pattern -> how added layers start: "identity", "zero" or "zero-gamma" (norms whose scale is zero).

@@ -148,5 +148,8 @@ def _hint(before: Mapping[str, TensorSpec], after: Mapping[str, TensorSpec]) -> 
             cut = sum(name.startswith(prefix) and name[len(prefix) :] in others for name in names)
             if cut > len(names) // 2:
                 rename = {prefix: ""} if side == "old" else {"": prefix}
-                return f"without the prefix '{prefix}' of the {side} side, {cut} names would agree: compare with rename={rename}"
+                return (
+                    f"without the prefix '{prefix}' of the {side} side, {cut} names would agree: compare with "
+                    f"rename={rename}"
+                )
     return ""

@@ -112,7 +112,10 @@ def _other_networks(source: Source, choice: Choice, *, named: bool) -> str:
     origin = printable(source.origin)
     if choice.rivals:
         first, *others = (told_path(path) for path in (choice.network.path, *choice.rivals))
-        return f"{origin} holds several networks that fit equally well: {first} was compared, not {', '.join(others)}; say which with prefer="
+        return (
+            f"{origin} holds several networks that fit equally well: {first} was compared, not {', '.join(others)}; say "
+            "which with prefer="
+        )
     others = [] if named else uncovered(source, choice.network)
     inner = [path for path in others if path and not f"{choice.network.path}/".startswith(f"{path}/")]
     left = [told_path(path) for path in inner or others]

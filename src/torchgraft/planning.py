@@ -138,7 +138,10 @@ def _plan_of_few(source: Source, given: Given) -> Plan | None:
 
 
 def _plan_of_all(source: Source, given: Given, same_values: SameValues | None = None) -> Plan:
-    """Return the plan to be weighed, decided leaf by leaf; `same_values` finds what the file holds twice, which else `_repeats` does."""
+    """Return the plan to be weighed, decided leaf by leaf.
+
+    `same_values` finds what the file holds twice, which else `_repeats` does.
+    """
     from torchgraft.adapting import PlanInputs, Preferences, SecondNames, adapt, views_of
 
     choice, target, request, ranks = given.choice, given.target, given.request, given.ranks

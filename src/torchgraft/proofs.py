@@ -108,7 +108,8 @@ def _guessed(source_model: nn.Module, model: nn.Module) -> tuple[object, object]
 def record(model: nn.Module, inputs: object, path: str | os.PathLike[str], *, mode: Mode = "eval") -> Golden:
     """Run a model and write what it gave and did to `path`, so that verify() and load() with golden=path need the model no more.
 
-    The file (.safetensors) holds the inputs, the outputs and a fingerprint of every operation and weight; nothing in it is code.
+    The file (.safetensors) holds the inputs, the outputs and a fingerprint of every operation and weight; nothing in it is
+    code.
 
     Args:
         model: the source, with its weights.

@@ -306,7 +306,8 @@ def _axis_names(
         return given
     if names is None or rows is None or set(names) != {"source", "target"}:
         raise UsageError(
-            "class_names={'source': [...], 'target': [...]} and class_rows={module: rows per class}, e.g. {'head': 1}, need each other"
+            "class_names={'source': [...], 'target': [...]} and class_rows={module: rows per class}, e.g. {'head': 1}, need "
+            "each other"
         )
     of_all = "*"  # "" is the path of the model itself, as torch has it
     by_class = {m or of_all: AxisNames(names["source"], names["target"], each=each) for m, each in rows.items()}

@@ -32,9 +32,9 @@ def save(
 
     Names of one and the same memory are stored once; a safetensors file states the other names in its metadata, as
     safetensors' own `save_model` does. The file holds a SHA-256 of each tensor, which inspect(verify=True) compares.
-    The format follows the ending unless `file_format` names it; "dcp" is a folder for torch.distributed.checkpoint. With `shard_size` (bytes, or "5GB") there are several
-    files and, written last, `path` + ".index.json". `progress` hears bytes done and in all. Extra memory: one tensor for each thread, and only where its
-    values don't lie in order on the CPU.
+    The format follows the ending unless `file_format` names it; "dcp" is a folder for torch.distributed.checkpoint. With
+    `shard_size` (bytes, or "5GB") there are several files and, written last, `path` + ".index.json". `progress` hears bytes
+    done and in all. Extra memory: one tensor for each thread, and only where its values don't lie in order on the CPU.
 
     Raises:
         UsageError: a name, value, size or ending that can't be written.

@@ -19,7 +19,7 @@ TEXT_FILES = [
     ROOT / ".ci" / "run",
     ROOT / "justfile",
 ]
-MOST_LINES = 400
+MOST_LINES, LONGEST_LINE = 400, 140
 HELP_TIMES = 14
 
 
@@ -47,6 +47,17 @@ def test_no_file_is_longer_than_the_cap():
         for p in PYTHON_FILES
         if (n := len(p.read_text(encoding="utf-8").splitlines())) > MOST_LINES
     }
+    assert not long
+
+
+def test_no_line_of_the_library_is_longer_than_the_cap():
+    """The formatter wraps code; texts, comments and docstrings are left as they are."""
+    long = [
+        f"{path.relative_to(ROOT)}:{at}"
+        for path in (ROOT / "src").rglob("*.py")
+        for at, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if len(line) > LONGEST_LINE
+    ]
     assert not long
 
 

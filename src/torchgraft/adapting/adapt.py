@@ -43,8 +43,8 @@ def requested_steps(
         fused = branch_steps(network.specs, target.slots, network.path, stated_eps(options.fuse_branches))
         if not fused:
             raise UsageError(
-                "fuse_branches was asked for, but the checkpoint has no parallel branches for a convolution that it lacks; batch "
-                "norms behind single layers are folded by fold_norms="
+                "fuse_branches was asked for, but the checkpoint has no parallel branches for a convolution that it lacks; "
+                "batch norms behind single layers are folded by fold_norms="
             )
         steps |= fused
     if options.init:
@@ -92,6 +92,9 @@ def adapt(matching: Matching, target: Target, specs: Mapping[str, TensorSpec], i
 
 
 def weighed(plan: Plan, is_picked: Callable[[str], bool]) -> Plan:
-    """Return the plan with everything that speaks against it, and remarks; `is_picked` tells lists of which layers were picked."""
+    """Return the plan with everything that speaks against it, and remarks.
+
+    `is_picked` tells lists of which layers were picked.
+    """
     objections = (*plan.objections, *objections_to(plan))
     return replace(plan, objections=objections, notes=(*plan.notes, *remarks(plan, is_picked)))

@@ -139,8 +139,8 @@ def _permuted(source: Leaf, target: Leaf, dims: tuple[int, ...]) -> Fit:
     made = tuple(source.shape[d] for d in dims) if len(dims) == len(source.shape) else None
     if made != target.shape:
         raise UsageError(
-            f"permute: {printable(target.name)} is {list(source.shape)} in the file, which the order {list(dims)} does not make "
-            f"{list(target.shape)}, as it is in the model"
+            f"permute: {printable(target.name)} is {list(source.shape)} in the file, which the order {list(dims)} does not "
+            f"make {list(target.shape)}, as it is in the model"
         )
     return Fit((op,), "permuted as you said")
 

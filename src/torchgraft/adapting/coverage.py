@@ -85,8 +85,8 @@ def other_variant(plan: Plan) -> str:
         return ""
     step, shape = differ[0]
     text = (
-        f"the file looks like one of another variant of the model: {len(differ)} of the {len(shared)} weights that both call the "
-        f"same differ in shape, e.g. {printable(step.slot.name)}: {mismatch(shape, step.slot.spec.shape)}"
+        f"the file looks like one of another variant of the model: {len(differ)} of the {len(shared)} weights that both call "
+        f"the same differ in shape, e.g. {printable(step.slot.name)}: {mismatch(shape, step.slot.spec.shape)}"
     )
     pairs = Counter(pair for step, shape in differ for pair in _sizes_apart(shape, step.slot.spec.shape))
     (old, new), count = max(pairs.items(), key=lambda pair: (pair[1], -pair[0][0]), default=((0, 0), 0))

@@ -21,8 +21,8 @@ from torchgraft.ops import Permute, Reshape
 # torch flattens [channels, height, width], TensorFlow, Keras and Flax [height, width, channels]: the same numbers in another
 # order, which no shape shows.
 UNSURE = (
-    "the file keeps channels last, so that columns for flattened maps go position by position; they are put channel by channel, "
-    "as torch flattens, unless the model's code moves the channels last itself (permute= keeps the columns)"
+    "the file keeps channels last, so that columns for flattened maps go position by position; they are put channel by "
+    "channel, as torch flattens, unless the model's code moves the channels last itself (permute= keeps the columns)"
 )
 
 

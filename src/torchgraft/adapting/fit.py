@@ -50,7 +50,10 @@ EITHER_CHANNELS = (
 INPUTS_FIRST = "but a kernel of TensorFlow or JAX keeps its inputs first, and nothing shows which axis that is here"
 SQUARE_W = "square: nothing shows whether `w` is stored [in, out] (as in Haiku) or [out, in]"
 DEPTHWISE = "but a kernel for each channel alone and one that reads all channels into one are two things"
-CHANNELS_MOVE = "but the input channels of one side would be another axis of the kernel on the other, as colours would be the depth of a volume"
+CHANNELS_MOVE = (
+    "but the input channels of one side would be another axis of the kernel on the other, as colours would be the "
+    "depth of a volume"
+)
 OVERLAP = ", though the stride of a transposed convolution says how many of them add up in its output"
 MIRRORED = "one layer is a transposed convolution, which keeps [in, out] and mirrors its kernel, and the other is none"
 COLOURS, VIDEO = ((3,), 4), ((3,), 5)
@@ -68,8 +71,7 @@ class Fit:
     made: Rows | None = None
 
 
-# The tensor as it is.
-UNCHANGED = Fit(())
+UNCHANGED = Fit(())  # the tensor as it is
 
 
 def exact_fit(source: Leaf, target: Leaf, layout: Layout, *, is_stem: bool = False) -> Fit | None:
@@ -105,7 +107,7 @@ def _rearranged(source: Leaf, target: Leaf, layout: Layout, *, is_stem: bool) ->
 
 
 def _from_other_convolution(source: Leaf, target: Leaf) -> Fit | None:
-    """Return how the weight of a transposed convolution, which has its inputs first, becomes that of another layer, or the reverse.
+    """Return how a transposed convolution's weight, which has its inputs first, becomes another layer's, or the reverse.
 
     None for other layers, and where the kind of one isn't known. A matrix is no convolution's.
     """
@@ -250,7 +252,7 @@ def _matrix(source: Leaf, target: Leaf, layout: Layout) -> Fit:
 
 
 def _turned(source: Leaf, target: Leaf, layout: Layout) -> Fit:
-    """Return how a matrix fits that fits only turned: in doubt where most beside it aren't, as it may be a layer of other sizes."""
+    """Return how a matrix fits that fits only turned: in doubt where most beside it aren't, as it may be another layer."""
     text = "stored [in, out], the model keeps [out, in]" if target.kind == "Linear" else "stored transposed"
     turned, straight = layout.within.get(last_list(target.name)[0], (0, 0))
     if 0 < straight >= turned and source.role == target.role and None in (source.turned, target.turned):
@@ -352,7 +354,8 @@ def _unasked(fit: Fit, a: Shape, b: Shape) -> Fit:
     """
     old, size = a[1], b[1]
     if old == 1 and size == b[0]:
-        text = f"{fit.text}, unless the file's layer has a kernel for each of {size} channels alone: in_channels= says that it has not"
+        said = "in_channels= says that it has not"
+        text = f"{fit.text}, unless the file's layer has a kernel for each of {size} channels alone: {said}"
         return replace(fit, text=text, certainty=Certainty.DOUBT)
     if old < size or size == 1:
         return fit

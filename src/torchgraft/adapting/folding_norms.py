@@ -168,5 +168,8 @@ def _unfolded(step: Step, folding: Folding) -> Step:
 
 def _doubted(step: Step, norm: str) -> Step:
     """Return a step in doubt for a norm that may have to be folded into it."""
-    text = f"the norm {printable(norm)} of the file, which the model lacks, may stand behind this layer: neither order nor names tell"
+    text = (
+        f"the norm {printable(norm)} of the file, which the model lacks, may stand behind this layer: neither order nor "
+        "names tell"
+    )
     return replace(step, why=step.why.in_doubt(Doubt("norm_of_no_layer", text)), certainty=Certainty.DOUBT)

@@ -24,7 +24,8 @@ from torchgraft.ops import DoraMerge, LohaMerge, LoraMerge, Transpose
 # What the last segments of a tensor's name mean; `default` and other names of an adapter may stand behind them.
 PARTS = {
     "lora_down": "down", "lora_A": "down", "lora_embedding_A": "down", "lora_up": "up", "lora_B": "up",
-    "lora_embedding_B": "up", "lora_a": "down", "lora_b": "up", "alpha": "alpha", "lora_magnitude_vector": "magnitude", "dora_scale": "magnitude",
+    "lora_embedding_B": "up", "lora_a": "down", "lora_b": "up", "alpha": "alpha",
+    "lora_magnitude_vector": "magnitude", "dora_scale": "magnitude",
     "hada_w1_a": "up", "hada_w1_b": "down", "hada_w2_a": "up 2", "hada_w2_b": "down 2",
 }  # fmt: skip
 # What older versions of diffusers write: factors with a dot, and before that in the processor of an attention, beside the
@@ -85,7 +86,8 @@ def lora_steps(network: Network, target: Target, scales: Scales, names: Names) -
     """Return a merging step for each weight of the model that an adapter is added to, and that the file doesn't hold as well.
 
     Adapters are placed by names alone, `names` being those that the caller's rules give to a key; one that they give none is
-    left out. Files for several networks, a denoiser and its text encoders, hold nothing for the model from those that it is not.
+    left out. Files for several networks, a denoiser and its text encoders, hold nothing for the model from those that it is
+    not.
 
     Raises:
         UsageError: the file holds no adapter, or one of another kind, or adapts a module that the model lacks; the scale
@@ -128,8 +130,9 @@ def _expect_places(shown: Mapping[str, Adapter], places: Mapping[str, str]) -> N
     stem, own = next(iter(lost.items()))
     named = printable(own) + (f", as {printable(stem)}" if stem != own else "")
     raise UsageError(
-        f"{which} not in the model (or not unique there), e.g. {named}: adapters alone are placed by their names; say with rename= "
-        "what the model calls these modules and with layers= which layers it has, or leave these tensors out of the checkpoint"
+        f"{which} not in the model (or not unique there), e.g. {named}: adapters alone are placed by their names; say with "
+        "rename= what the model calls these modules and with layers= which layers it has, or leave these tensors out of the "
+        "checkpoint"
     )
 
 
@@ -171,8 +174,8 @@ def doubted_where_tied(step: Step, name: str, target: Target) -> Step:
     if not others:
         return step
     doubt = (
-        f"the adapter was trained for {printable(name)}, and would change {printable(others[0])} as well, which is the same tensor; "
-        "untie them before"
+        f"the adapter was trained for {printable(name)}, and would change {printable(others[0])} as well, which is the same "
+        "tensor; untie them before"
     )
     return replace(step, certainty=Certainty.DOUBT, why=step.why.in_doubt(Doubt("adapter_on_tied", doubt)))
 

@@ -41,8 +41,8 @@ class Merged:
             return step
         if len(step.feeds) > 1:
             raise UsageError(
-                f"{printable(adapted[0])} is one of {len(step.feeds)} parts of {printable(step.slot.name)}, so its adapter can't be "
-                "merged on the way: merge it with the library that wrote it, or give a model that has the parts apart"
+                f"{printable(adapted[0])} is one of {len(step.feeds)} parts of {printable(step.slot.name)}, so its adapter "
+                "can't be merged on the way: merge it with the library that wrote it, or give a model that has the parts apart"
             )
         (feed,) = step.feeds
         adapter, ops = self.adapters[feed.key], (*feed.ops, *step.ops)
@@ -77,8 +77,8 @@ class Merged:
             one = next((tied[end] for end in ends(f"{adapter.stem}.weight") if end in tied), None)
             if base not in used and one is not None:
                 raise UsageError(
-                    f"{printable(base)} is one with {printable(one.feeds[0].key)} in the model, and its adapter would change both: "
-                    "untie them before"
+                    f"{printable(base)} is one with {printable(one.feeds[0].key)} in the model, and its adapter would change "
+                    "both: untie them before"
                 )
             for key in adapter.keys.values():
                 if key not in used:

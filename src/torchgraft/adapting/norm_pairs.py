@@ -30,7 +30,10 @@ class NormPair:
 
 @dataclass(frozen=True, slots=True)
 class NormPairs:
-    """The norms of a file with the layers that they stand behind; `alone` are the others, each with layers that it may belong to."""
+    """The norms of a file with the layers that they stand behind.
+
+    `alone` are the others, each with layers that it may belong to.
+    """
 
     pairs: tuple[NormPair, ...]
     alone: Mapping[str, Sequence[str]]

@@ -96,9 +96,9 @@ def _rotary(plan: Plan) -> Iterator[Objection]:
     if names:
         yield Objection(
             "rotary",
-            f"{listed(names)}: if the model has rotary embeddings, names like wq and wk go with rows in pairs beside each other, "
-            "and q_proj and k_proj with pairs half a head apart; the rows are copied as they are: convert the file with the script "
-            "of the model's library first, unless you know that both sides agree",
+            f"{listed(names)}: if the model has rotary embeddings, names like wq and wk go with rows in pairs beside each "
+            "other, and q_proj and k_proj with pairs half a head apart; the rows are copied as they are: convert the file with "
+            "the script of the model's library first, unless you know that both sides agree",
             tuple(names),
         )
 
@@ -127,7 +127,8 @@ def _doubt(plan: Plan) -> Iterator[Objection]:
 
 
 def _which_layers(plan: Plan, steps: Iterable[Step]) -> str:
-    """Return what says which layers of the file are meant, "" unless a longer list of it, of which one is not used, has two for one of the model.
+    """Return what says which layers of the file are meant, "" unless a longer list of it, of which one is not used, has two for
+    one of the model.
 
     Where all members are used, two lists of the model may be one of the file.
     """
@@ -226,7 +227,8 @@ def _lossy(plan: Plan) -> Iterator[Objection]:
             )
             yield Objection(
                 "lossy",
-                f"{fact}; keep it fresh with fresh={[step.slot.name]}, or allow it with policy=tg.Policy(lossy=tg.Verdict.ACCEPT)",
+                f"{fact}; keep it fresh with fresh={[step.slot.name]}, or allow it with "
+                "policy=tg.Policy(lossy=tg.Verdict.ACCEPT)",
                 (step.slot.name,),
             )
 
@@ -277,8 +279,8 @@ def packed(plan: Plan) -> Iterator[Objection]:
     if whole:
         yield Objection(
             "quantised",
-            f"{listed(whole)}: whole numbers in the file where the model has a weight of another shape, as quantised weights are "
-            "packed; dequantise the file with the library that packed it",
+            f"{listed(whole)}: whole numbers in the file where the model has a weight of another shape, as quantised weights "
+            "are packed; dequantise the file with the library that packed it",
             whole,
         )
     yield from _unscaled(plan)
@@ -302,8 +304,9 @@ def _unscaled(plan: Plan) -> Iterator[Objection]:
         if names:
             yield Objection(
                 "quantised",
-                f"{listed(names)}: {said} in the file, which no scale that is known here turns into weights; dequantise the file "
-                "with the library that wrote it, or, if these are the weights, say policy=tg.Policy(quantised=tg.Verdict.ACCEPT)",
+                f"{listed(names)}: {said} in the file, which no scale that is known here turns into weights; dequantise the "
+                "file with the library that wrote it, or, if these are the weights, say "
+                "policy=tg.Policy(quantised=tg.Verdict.ACCEPT)",
                 names,
             )
 

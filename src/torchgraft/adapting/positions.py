@@ -39,7 +39,10 @@ RESAMPLING: dict[str, dict[str, Any]] = {
 
 # RoBERTa, BART and OPT count positions from the row behind their padding's, so that their tables have two rows more.
 OFFSET = 2
-OFFSET_TABLES = "the first two rows of the longer one may be no positions, as in RoBERTa, BART and OPT; axis_names= says which rows go where"
+OFFSET_TABLES = (
+    "the first two rows of the longer one may be no positions, as in RoBERTa, BART and OPT; axis_names= says which "
+    "rows go where"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +51,8 @@ class Side:
 
     `patches` are the modules with square kernels or cubes, `texts` those that are tables of words with the width of their rows;
     `cuts` says whether one of them is called or sized like what cuts patches: kernels of 3x3 or 7x7 rather slide.
-    `volumes` says whether kernels go over frames or slices as well; `grids` are those that modules of the model, or of the source's, say they cut.
+    `volumes` says whether kernels go over frames or slices as well; `grids` are those that modules of the model, or of the
+    source's, say they cut.
     """
 
     tokens: tuple[int, ...]
@@ -175,8 +179,8 @@ def _absolute(
         prefixes = tuple(n - h * w for n, (h, w) in zip(rows, stated, strict=True))
         if min(prefixes) < 0:
             raise UsageError(
-                f"grids={{{name!r}: {stated}}}: {times(stated[0])} and {times(stated[1])} positions are more than the table has: "
-                f"{rows[0]} rows in the file, {rows[1]} in the model"
+                f"grids={{{name!r}: {stated}}}: {times(stated[0])} and {times(stated[1])} positions are more than the table "
+                f"has: {rows[0]} rows in the file, {rows[1]} in the model"
             )
         return _regrid(stated, (prefixes[0], prefixes[1]), dim, sides, library, rows[1])
     file, model = (_layout(n, side) for n, side in zip(rows, sides, strict=True))
@@ -184,8 +188,8 @@ def _absolute(
     if patched and file and model and not _rows_for_other_tokens(file, model, sides):
         if _may_be_lines(rows, file, model, sides):
             text = (
-                f"the file has {rows[0]} positions and the model {rows[1]}, which no layer that cuts patches shows to be grids: "
-                f"grids={{{name!r}: ({file[1]}, {model[1]})}} says that they are, axis_names= which rows go where"
+                f"the file has {rows[0]} positions and the model {rows[1]}, which no layer that cuts patches shows to be "
+                f"grids: grids={{{name!r}: ({file[1]}, {model[1]})}} says that they are, axis_names= which rows go where"
             )
             return Fit(None, text, certainty=Certainty.DOUBT)
         fit = _regrid((file[1], model[1]), (file[0], model[0]), dim, sides, library, rows[1])
@@ -200,7 +204,10 @@ def _absolute(
     if not (file and model and file[0] == model[0]) or any(side.texts for side in sides):
         return fit
     seen = [_shown(*one) for one in zip(rows, (file, model), sides, strict=True)]
-    text = f"{fit.text}, as of a text; they may be grids, {seen[0]} and {seen[1]}: grids={{{name!r}: ({file[1]}, {model[1]})}} resamples"
+    text = (
+        f"{fit.text}, as of a text; they may be grids, {seen[0]} and {seen[1]}: grids={{{name!r}: ({file[1]}, {model[1]})}} "
+        "resamples"
+    )
     return replace(fit, text=text, certainty=Certainty.DOUBT)
 
 

@@ -36,8 +36,8 @@ def rank_note(plan: Plan, ranks: Ranks | None) -> str:
         return ""
     more = f" and {len(left) - 1} more" if len(left) > 1 else ""
     return (
-        f"how the ranks share {printable(left[0])}{more} isn't known, as the model has nothing of that name: say what it is called "
-        "there (rename=), or how it is shared (tensor_parallel=)"
+        f"how the ranks share {printable(left[0])}{more} isn't known, as the model has nothing of that name: say what it is "
+        "called there (rename=), or how it is shared (tensor_parallel=)"
     )
 
 

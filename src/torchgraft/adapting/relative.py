@@ -41,8 +41,8 @@ def window_table(source: Leaf, target: Leaf, stated: tuple[Grid, Grid] | None) -
         extras = {n - _offsets(*window) for n, window in zip((a[0], b[0]), stated, strict=True)}
         if extras not in ({0}, {3}):
             raise UsageError(
-                f"grids={{{target.keys[0]!r}: {stated}}}: windows of {times(stated[0])} and {times(stated[1])} don't make tables "
-                f"of {a[0]} and {b[0]} rows"
+                f"grids={{{target.keys[0]!r}: {stated}}}: windows of {times(stated[0])} and {times(stated[1])} don't make "
+                f"tables of {a[0]} and {b[0]} rows"
             )
         return _rewindowed(stated, extras.pop(), Certainty.CERTAIN)
     for extra in (0, 3):
@@ -51,7 +51,10 @@ def window_table(source: Leaf, target: Leaf, stated: tuple[Grid, Grid] | None) -
             first, second = ((s + 1) // 2 for s in sides)
             sure = Certainty.CERTAIN if all(map(_is_prime, sides)) else Certainty.LIKELY
             return _rewindowed(((first, first), (second, second)), extra, sure)
-    text = f"relative tables of {a[0]} and {b[0]} rows are of no square windows: grids={{'*{target.role}': ((height, width), (height, width))}} states them"
+    text = (
+        f"relative tables of {a[0]} and {b[0]} rows are of no square windows: grids={{'*{target.role}': ((height, width), "
+        f"(height, width))}} states them"
+    )
     return Fit(None, text)
 
 

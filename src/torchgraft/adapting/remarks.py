@@ -73,8 +73,8 @@ def _tied(plan: Plan) -> Iterator[str]:
             here, there = step.slot.owner, like[0].slot.owner
             source = like[0].feeds[0].key.rpartition(".")[0]
             yield (
-                f"{printable(step.slot.name)} stays fresh and has the shape of {printable(like[0].slot.name)}: if the model of the "
-                f"file has the two tied, fan_out={{{source!r}: [{there!r}, {here!r}]}} fills both"
+                f"{printable(step.slot.name)} stays fresh and has the shape of {printable(like[0].slot.name)}: if the model of "
+                f"the file has the two tied, fan_out={{{source!r}: [{there!r}, {here!r}]}} fills both"
             )
 
 
@@ -144,8 +144,8 @@ def _behind_fresh(plan: Plan) -> Iterator[str]:
             layers.append(before.slot.owner)
     if names:
         yield (
-            f"{listed(names)}: statistics and scales come from the file, while the layer before ({listed(layers)}) starts fresh: "
-            "they don't describe its outputs"
+            f"{listed(names)}: statistics and scales come from the file, while the layer before ({listed(layers)}) starts "
+            "fresh: they don't describe its outputs"
         )
 
 
@@ -186,8 +186,8 @@ def named_row_notes(plan: Plan, facts: Mapping[str, object]) -> Iterator[str]:
         if 0 < len(rows) <= MOST_TENSORS:
             first = ", ".join(repr(printable(name, 20)) for name in names[:2])
             yield (
-                f"the file names {len(names)} rows ({printable(path)}: {first}, …), as many as there are in {listed(rows)}: whether "
-                "the model's mean the same was not checked; class_names= moves rows by their names"
+                f"the file names {len(names)} rows ({printable(path)}: {first}, …), as many as there are in {listed(rows)}: "
+                "whether the model's mean the same was not checked; class_names= moves rows by their names"
             )
 
 

@@ -53,9 +53,9 @@ def with_pairs(fit: Fit, source: Leaf, target: Leaf) -> Fit:
     """Return the fit with the rows in the order of the model's pairs.
 
     The layouts are read from names, which others may use for another layout: no more than likely. The same holds
-    where only one side's is known, unless both have one name but for modules around; where the other side's rows are cut from a fused tensor, that
-    is in doubt, as code that fuses them under the same names pairs them in both ways. Without the number of heads nothing
-    is filled.
+    where only one side's is known, unless both have one name but for modules around; where the other side's rows are cut from a
+    fused tensor, that is in doubt, as code that fuses them under the same names pairs them in both ways. Without the number of
+    heads nothing is filled.
     """
     if fit.ops is None:
         return fit
@@ -72,7 +72,10 @@ def with_pairs(fit: Fit, source: Leaf, target: Leaf) -> Fit:
         text = (ours if ours.layout == EITHER else theirs).convention
         return replace(fit, text=f"its rows pair for rotary positions, but {text}", certainty=Certainty.DOUBT)
     if ours.fused or theirs.fused:
-        text = f"the file has rotary pairs {ours.layout}, the model {theirs.layout}, and which rows are queries and keys isn't known"
+        text = (
+            f"the file has rotary pairs {ours.layout}, the model {theirs.layout}, and which rows are queries and keys isn't "
+            "known"
+        )
         return replace(fit, ops=None, text=text, certainty=Certainty.DOUBT)
     heads = theirs.heads or ours.heads
     dim = target.part.dim if target.part else int(bool(target.turned) and len(target.shape) == 2)

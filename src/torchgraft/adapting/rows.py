@@ -148,7 +148,7 @@ def vocabulary_fit(source: Leaf, target: Leaf, changed: frozenset[tuple[int, int
         text += " (allow it with grow_rows=)"
         return Fit((), text, rows=Rows(0, tuple(range(a[0]))), certainty=Certainty.DOUBT, rule=Ground.GROWN_ROWS)
     text += (
-        f", and the model has no row for the last {a[0] - b[0]}; make its table {a[0]} rows long, or name the tokens of both sides "
-        "with axis_names="
+        f", and the model has no row for the last {a[0] - b[0]}; make its table {a[0]} rows long, or name the tokens of both "
+        "sides with axis_names="
     )
     return Fit((SliceDim(0, 0, b[0], a[0]),), text, certainty=Certainty.DOUBT, rule=Ground.CUT_ROWS)

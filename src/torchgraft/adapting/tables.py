@@ -37,8 +37,8 @@ FLATTENED = frozenset({"_flat_param", "flat_param", "flat_param_0", "_flat_param
 PACKED_ROLES = frozenset({
     "qweight", "qzeros", "weight_packed", "W_q", "codebooks", "Qidxs", "_packed_params", "packed_weight",
 })  # fmt: skip
-# What lists of names beside the weights are called: OpenMMLab's CLASSES, Ultralytics' names, transformers' id2label, torchtext's
-# itos, ESPnet's token_list.
+# What lists of names beside the weights are called: OpenMMLab's CLASSES, Ultralytics' names, transformers' id2label,
+# torchtext's itos, ESPnet's token_list.
 NAME_LISTS = frozenset({
     "classes", "class_names", "names", "labels", "label_names", "id2label", "categories", "vocab", "tokens", "itos",
     "token_list", "speakers",

@@ -29,8 +29,8 @@ class Cell:
     """A slot in the model: its places, and the tensor whose memory is written to.
 
     `memory` is the model's own, or, where the model has none (meta: `staged`), new memory that `Installation` puts in.
-    `plain`: it is ordinary CPU memory that bytes can be moved to and from; `on_device`: that of a device, that they are sent to.
-    `size`: so many bytes of plain memory follow each other from `address` on; 0 where it isn't that simple. All this is
+    `plain`: it is ordinary CPU memory that bytes can be moved to and from; `on_device`: that of a device, that they are sent
+    to. `size`: so many bytes of plain memory follow each other from `address` on; 0 where it isn't that simple. All this is
     asked of a tensor once, in a row: in a large model, to come back to it costs more than to ask.
     """
 
@@ -138,8 +138,8 @@ def expect_writable(written: Iterable[tuple[torch.Tensor, Step]]) -> None:
         name = step.slot.name
         if hasattr(type(tensor), "__tensor_flatten__") and not is_spread(tensor):
             raise UsageError(
-                f"{name} of the model is a {type(tensor).__name__}, which is made of other tensors: only plain ones are filled; load "
-                f"before it is converted to that, or say fresh={[name]}"
+                f"{name} of the model is a {type(tensor).__name__}, which is made of other tensors: only plain ones are "
+                f"filled; load before it is converted to that, or say fresh={[name]}"
             )
         if tensor.layout is torch.strided and tensor.is_contiguous():
             continue

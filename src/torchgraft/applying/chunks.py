@@ -33,9 +33,9 @@ SENT = 4 << 20  # bytes that are sent to a device at a time
 class Transfer(NamedTuple):
     """One slot to be filled by reading: its bytes, and where they come from; `size` of them are read in all.
 
-    `undo_address` is where its old values are kept (0: they are not). `read_twice`: it is read twice, and its old values are needed
-    no more when the second time begins. `unprotected`: there is no way back from the first byte on. `given`: the element type that
-    it is cast from; sizes of its segments count in that type then. `samples` takes the checksums of what is compared
+    `undo_address` is where its old values are kept (0: they are not). `read_twice`: it is read twice, and its old values are
+    needed no more when the second time begins. `unprotected`: there is no way back from the first byte on. `given`: the element
+    type that it is cast from; sizes of its segments count in that type then. `samples` takes the checksums of what is compared
     after writing. `on_device`: its memory is a device's, and `data` is empty. `row`: it is a matrix that the file has the other
     way round, and so many bytes of it are a row there; else 0.
     """

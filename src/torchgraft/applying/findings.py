@@ -87,8 +87,8 @@ class Findings:
         """Note a tensor of which nothing is left: every value but zero is too small for the slot's element type."""
         slot = step.slot
         fact = (
-            f"{slot.name} {list(slot.spec.shape)} is {slot.spec.dtype}, and all of its values, {given} in the checkpoint, are so small "
-            "that they become 0 in that type"
+            f"{slot.name} {list(slot.spec.shape)} is {slot.spec.dtype}, and all of its values, {given} in the checkpoint, are "
+            "so small that they become 0 in that type"
         )
         self._found.append(
             _Finding(slot, "suspect", f"{slot.spec.dtype} {given}", fact, "; give the model a wider type")

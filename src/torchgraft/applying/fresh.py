@@ -208,7 +208,7 @@ class StandIn:
         marked = now == _mark(now)
         if now.dtype is not torch.bool and now.element_size() >= _TELLING:
             return None if bool(marked.any()) else now.detach()
-        untouched = now is given and now._version == version and bool(marked.all())  # noqa: SLF001  # torch has no public count of writes
+        untouched = now is given and now._version == version and bool(marked.all())  # noqa: SLF001  # nothing public has it
         return None if untouched else now.detach()
 
     def _copy(self, module: nn.Module) -> nn.Module:
@@ -225,7 +225,7 @@ class StandIn:
                     self._homes.setdefault(id(t), (home, attr))
         children = module._modules.items()  # noqa: SLF001  # with those that are None
         copy.__dict__["_modules"] = {name: None if child is None else self._copy(child) for name, child in children}
-        copy.__dict__["_non_persistent_buffers_set"] = set(module._non_persistent_buffers_set)  # noqa: SLF001  # nothing public has it
+        copy.__dict__["_non_persistent_buffers_set"] = set(module._non_persistent_buffers_set)  # noqa: SLF001  # not public
         return copy
 
     def _tensor(self, original: torch.Tensor) -> torch.Tensor:

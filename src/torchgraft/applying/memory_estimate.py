@@ -26,8 +26,9 @@ THREADS_USE = min(os.cpu_count() or 1, MAX_THREADS) * (LOOKED_AT + WASTE + 2 * B
 def estimate_memory(plan: Plan, source: Source, model: nn.Module | Walk) -> Memory:
     """Return how much memory loading by `plan` takes at most, in this process.
 
-    What is only moved takes a few mebibytes for each thread, pinned where it goes to a device. What is computed takes its inputs and two results of its
-    size, and its old values, unless the model is on meta and has none. Where slots share memory all old values are kept.
+    What is only moved takes a few mebibytes for each thread, pinned where it goes to a device. What is computed takes its
+    inputs and two results of its size, and its old values, unless the model is on meta and has none. Where slots share memory
+    all old values are kept.
 
     Raises:
         UsageError: a tensor of the model can't be written to.

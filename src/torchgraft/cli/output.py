@@ -52,8 +52,8 @@ def say(text: str, *, end: str = "\n", err: bool = False) -> None:
     """Print a text to stdout, or to stderr.
 
     Raises:
-        WriteError: it can't be written, as into a file on a full disk, or where stdout was closed ahead (`>&-`). A pipe that was
-            closed is the shell's business.
+        WriteError: it can't be written, as into a file on a full disk, or where stdout was closed ahead (`>&-`). A pipe that
+            was closed is the shell's business.
     """
     if sys.stdout is None and not err:
         raise WriteError(_UNSHOWN.format("standard output is closed"))

@@ -124,8 +124,8 @@ def with_source(wanted: dict[str, Any], checkpoint: str) -> dict[str, Any]:
     report = api.load(origin, checkpoint, **({"prefer": made["prefer"]} if "prefer" in made else {}))
     if fresh := [step.slot.name for step in report.plan.fresh]:
         raise UsageError(
-            f"--source-model {printable(named)}: {printable(checkpoint)} doesn't fill {listed(fresh)} of it, so that it isn't the "
-            "model that the file was saved from; --source-kwargs are arguments of the callable"
+            f"--source-model {printable(named)}: {printable(checkpoint)} doesn't fill {listed(fresh)} of it, so that it isn't "
+            "the model that the file was saved from; --source-kwargs are arguments of the callable"
         )
     return {**made, "source_model": origin}
 

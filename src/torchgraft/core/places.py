@@ -37,8 +37,8 @@ class Walk:
 
     Each module is visited once: in a large model, to reach one again costs more than what is asked of it. `modules` has every
     module under every one of its dotted paths, parents first, in registration order; one that is reachable twice comes
-    twice, as its tensors come twice in the state dict. `kinds` are their classes, `hooked` those with hooks that see state dicts,
-    `parametrized` those with tensors that torch's parametrize computes.
+    twice, as its tensors come twice in the state dict. `kinds` are their classes, `hooked` those with hooks that see state
+    dicts, `parametrized` those with tensors that torch's parametrize computes.
 
     Raises:
         UsageError: a module is registered inside itself.
@@ -99,7 +99,7 @@ class Walk:
         """Return what this process holds under each name at present; names that lead nowhere any more are left out."""
         found: dict[str, Tensor] = {}
         for name, _, module, attr, _, is_buffer, _ in self.places:
-            home = module._buffers if is_buffer else module._parameters  # noqa: SLF001  # getattr may compute: what is registered
+            home = module._buffers if is_buffer else module._parameters  # noqa: SLF001  # getattr may compute
             try:
                 tensor = home[attr]  # what a scripted module has lacks get()
             except KeyError:

@@ -32,10 +32,10 @@ _HOW = {
 class Part:
     """Tensors that are proved together, and by which means.
 
-    `module` and `source_module` are dotted paths: where the values that agree come out. `relative` is max |a - b| over max |b|, b
-    being the source's. With `means` APART two modules were run on their own, on the same input, `root` being the
-    source's; that shows that what is in them fits together, and not that they stand in the same place of the whole. With IDLE and
-    VALUE no runs were compared, only the tensors.
+    `module` and `source_module` are dotted paths: where the values that agree come out. `relative` is max |a - b| over max |b|,
+    b being the source's. With `means` APART two modules were run on their own, on the same input, `root` being the
+    source's; that shows that what is in them fits together, and not that they stand in the same place of the whole. With IDLE
+    and VALUE no runs were compared, only the tensors.
     """
 
     module: str

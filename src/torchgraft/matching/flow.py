@@ -26,8 +26,8 @@ from torchgraft.matching.tables.stated import NOTHING, Models
 class Asked:
     """What the caller asks for: rules for names, a part of the file, and slots that get their values in other ways.
 
-    `prefer` is a segment of keys: of the part of the state dict to take, whose rest then serves only buffers that the part lacks.
-    Slots in `filled` are filled by other means, those in `started` start as the caller said.
+    `prefer` is a segment of keys: of the part of the state dict to take, whose rest then serves only buffers that the part
+    lacks. Slots in `filled` are filled by other means, those in `started` start as the caller said.
     """
 
     rules: Rules = field(default_factory=Rules)

@@ -57,8 +57,8 @@ class Common:
 class BothSides:
     """Both sides as leaves, what names pair, and what the caller says of that.
 
-    `left_out` are tensors of the file that belong to places which the caller keeps for something else, `derived` the names of those
-    that are made of others, with the names of these.
+    `left_out` are tensors of the file that belong to places which the caller keeps for something else, `derived` the names of
+    those that are made of others, with the names of these.
     """
 
     sources: Sequence[Leaf]

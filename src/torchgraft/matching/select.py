@@ -117,8 +117,8 @@ def only(networks: Sequence[Network], origin: str) -> Network:
     if choice.rivals:
         equals = [n for n in networks if n.path in (choice.network.path, *choice.rivals)]
         raise UsageError(
-            f"{printable(origin)} stands for a model and holds several networks ({listed_networks(equals)}): write the one that is meant to a "
-            "file of its own, with convert and prefer="
+            f"{printable(origin)} stands for a model and holds several networks ({listed_networks(equals)}): write the one "
+            "that is meant to a file of its own, with convert and prefer="
         )
     return choice.network
 

@@ -69,8 +69,8 @@ class DoraMerge(BaseOp):
     """Adds a low-rank product and sets the length of each row: (base, up, down, magnitude[, alpha]).
 
     The result is m * W / |W| with W = base + scale * up @ down and |W| the norm of each output row, or with `dim` 1 of all that
-    reads an input channel. DoRA, Liu et al. 2024 (arXiv:2402.09353); PEFT's `use_dora`, LyCORIS' `dora_wd` with `wd_on_output` or
-    without. Computes in float32, returns the base's type.
+    reads an input channel. DoRA, Liu et al. 2024 (arXiv:2402.09353); PEFT's `use_dora`, LyCORIS' `dora_wd` with `wd_on_output`
+    or without. Computes in float32, returns the base's type.
     """
 
     scale: float = 1.0

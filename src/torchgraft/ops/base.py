@@ -40,7 +40,8 @@ class BaseOp(ABC):
     def run(self, values: Sequence[Tensor]) -> Tensor:
         """Return the result; inputs are never changed. May return a view of an input.
 
-        Ops that compute do so in float32 (float64 where an input has it), and return the type of the first input where they say no other.
+        Ops that compute do so in float32 (float64 where an input has it), and return the type of the first input where they say
+        no other.
         """
 
     def runs(self, specs: Sequence[TensorSpec], given: Sequence[Sequence[Run]]) -> list[Run] | None:

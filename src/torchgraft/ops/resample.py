@@ -136,8 +136,8 @@ class ResamplePatch(BaseOp):
     """Resizes a patch-embedding kernel [out, in, height, width] so that resized patches give the same embedding.
 
     Patch resizing is a linear map B, and the kernel that answers to the resized patch as the old one did to the patch
-    is pinv(B^T) applied to it (`source`, where given, is the old size): FlexiViT, Beyer et al. 2023 (arXiv:2212.08013), section 3.4; timm's
-    `resample_patch_embed`. Computes in float32.
+    is pinv(B^T) applied to it (`source`, where given, is the old size): FlexiViT, Beyer et al. 2023 (arXiv:2212.08013), section
+    3.4; timm's `resample_patch_embed`. Computes in float32.
     """
 
     target: tuple[int, ...]

@@ -129,7 +129,8 @@ class _Reader:
                 )
             if place.get("transform_descriptors"):
                 raise UnsupportedCheckpointError(
-                    f"{self.label}: {brief(name)} went through a transform ({brief(place['transform_descriptors'])}), which is not read"
+                    f"{self.label}: {brief(name)} went through a transform ({brief(place['transform_descriptors'])}), which is "
+                    "not read"
                 )
             if start < 0 or length < 0:
                 raise CorruptCheckpointError(f"{self.label}: {brief(name)} has offset {start} and length {length}")
@@ -191,7 +192,8 @@ class _Reader:
             window = self.opened[info.path] = file.window()
         if info.offset + info.length > window.size:
             raise window.corrupt(
-                f"truncated: {printable(name, 80)} lies at offset {info.offset} with {info.length} bytes, the file has {window.size}"
+                f"truncated: {printable(name, 80)} lies at offset {info.offset} with {info.length} bytes, the file has "
+                f"{window.size}"
             )
         return window.part(info.offset, info.length, printable(name, 80))
 

@@ -255,7 +255,8 @@ def _newest(path: str, names: list[str], opened: OpenFiles, *, named: bool) -> C
     if pointer := _pointer_in(path, names):
         if named:
             raise UnsupportedCheckpointError(
-                f"{shown(path)}: it is named as the newest checkpoint, and {pointer!r} in it names another folder; give that one's path"
+                f"{shown(path)}: it is named as the newest checkpoint, and {pointer!r} in it names another folder; give that "
+                "one's path"
             )
         inner = _pointed_at(path, pointer, names)
         contents = _one_folder(os.path.join(path, inner), opened, named=True)
@@ -263,9 +264,9 @@ def _newest(path: str, names: list[str], opened: OpenFiles, *, named: bool) -> C
         return contents
     if count := sum(_ZERO_SHARE.fullmatch(name) is not None for name in names):
         raise UnsupportedCheckpointError(
-            f"{shown(path)}: shares of {count} process{'es' * (count > 1)} that trained with DeepSpeed's ZeRO stage 3, each with "
-            "a part of every tensor: put them together with the zero_to_fp32.py that DeepSpeed leaves beside them, and load what "
-            "it writes"
+            f"{shown(path)}: shares of {count} process{'es' * (count > 1)} that trained with DeepSpeed's ZeRO stage 3, each "
+            "with a part of every tensor: put them together with the zero_to_fp32.py that DeepSpeed leaves beside them, and "
+            "load what it writes"
         )
     others = _candidates(names)
     if others:

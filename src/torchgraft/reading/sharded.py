@@ -167,13 +167,14 @@ def _compare(label: str, places: dict[str, str], where: dict[str, str], out: Con
     missing = [k for k in places if k not in out.tree]
     if missing:
         raise CorruptCheckpointError(
-            f"{label}: {counted(len(missing), 'key')} of the index missing in the shards, as {printable(missing[0])} in {places[missing[0]]}"
+            f"{label}: {counted(len(missing), 'key')} of the index missing in the shards, as {printable(missing[0])} in "
+            f"{places[missing[0]]}"
         )
     moved = [k for k, name in places.items() if where[k] != name]
     if moved:
         raise CorruptCheckpointError(
-            f"{label}: {counted(len(moved), 'key')} in another shard than it says, as {printable(moved[0])} in {where[moved[0]]}, "
-            f"not in {places[moved[0]]}"
+            f"{label}: {counted(len(moved), 'key')} in another shard than it says, as {printable(moved[0])} in "
+            f"{where[moved[0]]}, not in {places[moved[0]]}"
         )
     extra = [k for k in out.tree if k not in places]
     if extra:

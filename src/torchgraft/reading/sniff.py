@@ -178,7 +178,8 @@ def _refuse_unknown(window: Window, head: bytes) -> Contents:
     length = int.from_bytes(head[:8], "little")
     zeros = "; zeros are what a copy or download leaves that was broken off" * (not any(head))
     raise window.corrupt(
-        f"not a checkpoint of a known format: it begins with {head[:8].hex()} (as a safetensors header length that is {length}){zeros}"
+        f"not a checkpoint of a known format: it begins with {head[:8].hex()} (as a safetensors header length that is "
+        f"{length}){zeros}"
     )
 
 

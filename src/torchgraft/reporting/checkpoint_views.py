@@ -111,7 +111,10 @@ def _network_words(network: NetworkSummary, chosen: str | None) -> str:
     )
     mark = ", listed below" if network.path == chosen else ""
     where = printable(network.path) or "top level"
-    return f"{where}: {network.role}, {tensors(network.tensors)}, {many(network.elements)} element{'s' * (network.elements != 1)}, {size(network.nbytes)}, {kinds}{mark}"
+    return (
+        f"{where}: {network.role}, {tensors(network.tensors)}, {many(network.elements)} "
+        f"element{'s' * (network.elements != 1)}, {size(network.nbytes)}, {kinds}{mark}"
+    )
 
 
 def _choice_section(found: Inspection) -> Section:

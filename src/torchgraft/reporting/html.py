@@ -211,7 +211,8 @@ p { margin: .15rem 0; }
 .good { --tone: var(--good); } .care { --tone: var(--care); } .bad { --tone: var(--bad); } .plain { --tone: var(--soft); }
 h1.good, h1.care, h1.bad { color: var(--tone); }
 .origin, .figures, .kind, small, .detail, .other, .more, .arrow, .legend { color: var(--soft); }
-.cover { display: grid; grid-template-columns: max-content 1fr max-content; gap: .4rem .8rem; align-items: center; margin: 1rem 0 1.5rem; }
+.cover { display: grid; grid-template-columns: max-content 1fr max-content; gap: .4rem .8rem;
+  align-items: center; margin: 1rem 0 1.5rem; }
 .cover .meter { height: 14px; }
 main > details { border: 1px solid var(--line); border-left: 4px solid var(--tone); border-radius: 6px;
   background: var(--card); margin: .6rem 0; padding: .5rem .9rem; }
@@ -228,7 +229,8 @@ code { font: 13px/1.5 ui-monospace, monospace; unicode-bidi: isolate; }
 .legend i { display: inline-block; width: .8em; height: .8em; border-radius: 2px; margin-right: .4em; }
 .meter { display: inline-flex; height: 9px; border-radius: 5px; overflow: hidden; background: var(--fresh); }
 .meter i { height: 100%; min-width: 1px; }
-i.copied, i.used { background: var(--copied); } i.renamed { background: var(--renamed); } i.adapted { background: var(--adapted); }
+i.copied, i.used { background: var(--copied); } i.renamed { background: var(--renamed); }
+i.adapted { background: var(--adapted); }
 i.doubtful { background: var(--doubtful); } i.fresh, i.unused { background: var(--fresh); }
 .row { display: inline-grid; width: calc(100% - 1.2rem); vertical-align: top; grid-template-columns: 1fr 9rem 15rem;
   gap: 0 .8rem; align-items: center; }

@@ -111,7 +111,10 @@ def _site_words(site: Site | None) -> str:
     weights = f", fed by {', '.join(map(printable, site.weights[:6]))}" if site.weights else ""
     name = site.name.strip("_")
     sort = family(site.name)
-    return f"{where}{kind}, operation {site.number + 1} of {site.total}: {name if sort == name else f'{name} ({sort})'}{shapes}{weights}"
+    return (
+        f"{where}{kind}, operation {site.number + 1} of {site.total}: "
+        f"{name if sort == name else f'{name} ({sort})'}{shapes}{weights}"
+    )
 
 
 def _cause_section(causes: Sequence[Cause]) -> Section:

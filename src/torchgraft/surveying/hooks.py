@@ -40,8 +40,9 @@ def rename_by_hooks(
     """Return what the pre-hooks and overridden `_load_from_state_dict` of `model` make of the keys in `specs`.
 
     They run on tensors without memory, and the model shows them none of its own either, so no value can change; all
-    attributes of its modules are put back afterwards, and what these hold was shown as a copy. `versions` are those of the checkpoint's state dict (its
-    `_metadata`), by module path. None when the model has no such code or it leaves all names alone.
+    attributes of its modules are put back afterwards, and what these hold was shown as a copy. `versions` are those of the
+    checkpoint's state dict (its `_metadata`), by module path. None when the model has no such code or it leaves all names
+    alone.
     """
     walk = walk_of(model)
     everywhere = walk.modules
@@ -204,8 +205,8 @@ def _also_set(walked: Iterable[tuple[str, Module]], saved: Iterable[_Saved]) -> 
             if name not in _SKIPPED and not is_as_before(old.get(name, _NOTHING), new.get(name, _NOTHING)):
                 found.setdefault(name, []).append(path or "the model")
     return [
-        f"the model's loading code also sets {name} of {listed(paths, 3)}: torchgraft leaves it as it is; set it yourself if it "
-        "follows from the weights"
+        f"the model's loading code also sets {name} of {listed(paths, 3)}: torchgraft leaves it as it is; set it yourself if "
+        "it follows from the weights"
         for name, paths in found.items()
     ]
 

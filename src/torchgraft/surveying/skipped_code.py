@@ -19,19 +19,19 @@ def skipped_code(model: Module | Walk) -> Iterator[str]:
     if keeping:
         said = _listed_modules([path for path, module in walk.modules if type(module) in keeping])
         yield (
-            f"state beside the tensors of {said} (set_extra_state) is not loaded: hand it over yourself, or save and load it by "
-            "torch"
+            f"state beside the tensors of {said} (set_extra_state) is not loaded: hand it over yourself, or save and load it "
+            "by torch"
         )
     hooked = [path for path, module in walk.hooked if any(map(_is_from_elsewhere, _post_hooks(module)))]
     if hooked:
         yield (
-            f"code that {_listed_modules(hooked)} would run after load_state_dict (post hooks) is not run: call it where it works something "
-            "out from the weights"
+            f"code that {_listed_modules(hooked)} would run after load_state_dict (post hooks) is not run: call it where it "
+            "works something out from the weights"
         )
     if walk.altered:
         yield (
-            f"state_dict() of {type(walk.model).__name__} gives {listed(walk.altered, SHOWN)} in another form (shape, type or order of "
-            "axes) than the model holds it: what the file has under that name goes in as it is; permute= turns it"
+            f"state_dict() of {type(walk.model).__name__} gives {listed(walk.altered, SHOWN)} in another form (shape, type or "
+            "order of axes) than the model holds it: what the file has under that name goes in as it is; permute= turns it"
         )
     kind = type(walk.model)
     if _is_foreign(kind, "load_state_dict"):

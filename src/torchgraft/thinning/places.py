@@ -28,8 +28,8 @@ Part = str | Level
 class Place:
     """Where a name that stays lies, on the whole side.
 
-    `pieces` are its name cut at the numbers in runs, of which there is one less; `runs` have the numbers that may stand there, and
-    `at` the indices in these of those that do.
+    `pieces` are its name cut at the numbers in runs, of which there is one less; `runs` have the numbers that may stand there,
+    and `at` the indices in these of those that do.
     """
 
     pieces: tuple[str, ...]

@@ -107,8 +107,8 @@ class Benefit:
             lines.append(f"  {start:9} {fmean(scores):8.4g}, from {min(scores):.4g} to {max(scores):.4g}{better}")
         if len(self.untrained.get(SCRATCH, ())) < len(self.seeds):
             lines += [
-                f"  note: train left {start} as it was in {len(seeds)} of {len(self.seeds)} runs; if its data was used up by the runs "
-                "before (an iterator), these scores tell nothing: begin anew in each call"
+                f"  note: train left {start} as it was in {len(seeds)} of {len(self.seeds)} runs; if its data was used up by "
+                "the runs before (an iterator), these scores tell nothing: begin anew in each call"
                 for start, seeds in self.untrained.items()
             ]
         return "\n".join(lines)
@@ -182,9 +182,9 @@ def _require_same_start(first: Mapping[str, int], now: Mapping[str, int], seed: 
     others = [name for name in {**first, **now} if first.get(name) != now.get(name)]
     if others:
         raise UsageError(
-            f"build gives {listed(others, 3)} other initial values in another call with the same seed, {seed}: it takes over what "
-            "an earlier run has trained, or draws from a random state of its own; build all of the model anew, from the random state "
-            "of torch, numpy or random"
+            f"build gives {listed(others, 3)} other initial values in another call with the same seed, {seed}: it takes over "
+            "what an earlier run has trained, or draws from a random state of its own; build all of the model anew, from the "
+            "random state of torch, numpy or random"
         )
 
 

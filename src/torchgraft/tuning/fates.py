@@ -190,8 +190,8 @@ def _fate_by_rows(step: Step, written: Rows, before: tuple[Fate, Rows | None]) -
         return _part(known)
     if part is not None and part.dim != known.dim:
         raise UsageError(
-            f"{printable(step.slot.name)} was filled in part along dimension {part.dim} by one load, and along {known.dim} by a "
-            "later one: give the report of one of them"
+            f"{printable(step.slot.name)} was filled in part along dimension {part.dim} by one load, and along {known.dim} by "
+            "a later one: give the report of one of them"
         )
     size = step.slot.spec.shape[known.dim]
     rows = set(range(size) if part is None else part.indices).difference(written.indices).union(known.indices)

@@ -101,8 +101,8 @@ def freeze(  # noqa: PLR0913  # one per choice, all by keyword
         partly: "skip" leaves tensors that were filled in part training, and names them in `left`; "freeze" freezes them;
             "hold" takes the gradient from the part that was filled, and the rest learns. Weight decay and moments move a
             held part all the same: give it no decay (param_groups does), or let `Frozen.keep` put it back.
-        dropout: "off" also keeps modules of which all parameters are frozen in evaluation mode as a whole, but for statistics that
-            the checkpoint lacks.
+        dropout: "off" also keeps modules of which all parameters are frozen in evaluation mode as a whole, but for statistics
+            that the checkpoint lacks.
 
     Modules made later from a frozen one (say, by convert_sync_batchnorm) don't stay still: freeze after that. Parts are
     held by hooks on parameters, which copies of the model don't have.

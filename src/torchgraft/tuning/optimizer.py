@@ -99,7 +99,8 @@ def _require_unconverted(plan: Plan) -> None:
     if plan.format.endswith(CONVERTED):
         raise UsageError(
             "the checkpoint was loaded through a learned conversion, which may change the order and the values of its tensors; "
-            "the optimizer's state is for what they were before: load with rename= in place of learned=, or start this optimizer fresh"
+            "the optimizer's state is for what they were before: load with rename= in place of learned=, or start this "
+            "optimizer fresh"
         )
 
 
@@ -115,7 +116,10 @@ def _choose(
         if there:
             instead = f"it has {there}"
         elif _holds_empty_state(source.metadata):
-            instead = "its optimizer had none yet: SGD without momentum keeps none, others none before their first step; nothing is lost"
+            instead = (
+                "its optimizer had none yet: SGD without momentum keeps none, others none before their first step; "
+                "nothing is lost"
+            )
         raise UsageError(
             f"{source.origin}: no optimizer state{'' if prefer is None else f' {prefer!r}'} in it; {instead}"
         )
@@ -164,9 +168,9 @@ def _assigned(
     """
     if names is None and not stored.has_names and _has_lost_order(plan, shapes):
         raise UsageError(
-            "the checkpoint's tensors are sorted by name, so the order in which the old optimizer numbered its parameters is lost; "
-            "give names= (in the order of the old optimizer's groups; [name for name, _ in model.named_parameters()], if it had one "
-            "group and this model registers its parameters as the old one did)"
+            "the checkpoint's tensors are sorted by name, so the order in which the old optimizer numbered its parameters is "
+            "lost; give names= (in the order of the old optimizer's groups; [name for name, _ in model.named_parameters()], if "
+            "it had one group and this model registers its parameters as the old one did)"
         )
     for part in _parts(plan, shapes):
         inside = {name: shape for name, shape in shapes.items() if name.startswith(part)}

@@ -119,8 +119,9 @@ def assign_parameters(
     """
     if stored.list_fields:
         raise UsageError(
-            f"optimizer state {stored.label!r} keeps lists of tensors ({', '.join(map(printable, stored.list_fields))}), as L-BFGS does for all "
-            "parameters together: only state of one tensor for each field of a parameter is carried; start this optimizer fresh"
+            f"optimizer state {stored.label!r} keeps lists of tensors ({', '.join(map(printable, stored.list_fields))}), as "
+            "L-BFGS does for all parameters together: only state of one tensor for each field of a parameter is carried; start "
+            "this optimizer fresh"
         )
     if isinstance(names, str) or (names is not None and len(set(names)) < len(names)):
         raise UsageError(f"names={names!r:.120}: give a list of the old optimizer's parameters, each of them once")
@@ -147,7 +148,9 @@ def assign_parameters(
 
 
 def _names_in_checkpoint(names: Sequence[str], parameters: Mapping[str, Shape]) -> Sequence[str]:
-    """Return the names as the checkpoint writes them: as they are, or without a wrapper that all of them have, or in the one that it adds."""
+    """Return the names as the checkpoint writes them: as they are, or without a wrapper that all of them have, or in the one
+    that it adds.
+    """
     if any(name in parameters for name in names):
         return names
     head = names[0]

@@ -37,7 +37,8 @@ def require_optimized(
     else:
         why = f"may be for {loaded} or for {listed(live)}, which are built alike"
     raise UsageError(
-        f"optimizer state {stored.label!r} {why}; give names= to say that it is for what was loaded, or start this optimizer fresh"
+        f"optimizer state {stored.label!r} {why}; give names= to say that it is for what was loaded, or start this optimizer "
+        "fresh"
     )
 
 

@@ -16,7 +16,8 @@ from torchgraft.core.values import agreeing
 TOLERANCES = {"float64": 1e-9, "float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}
 # From this magnitude on an entry that both sides hold bit for bit is taken for a fill, such as -1e9 where a mask is.
 FILL = 5000.0
-# Of how many entries a part of an output consists at least whose own size is looked at: of fewer all may be near zero by chance.
+# Of how many entries a part of an output consists at least whose own size is looked at: of fewer all may be near zero by
+# chance.
 FEWEST = 4
 
 
@@ -109,7 +110,8 @@ def max_difference(source: Tensor, target: Tensor) -> tuple[float, float]:
     """Return max |a - b| and that over max |b| (b: the source), in float64; equal infinities and NaNs count as equal.
 
     Fills (see `FILL`) don't count for max |b|: beside them any other entry would pass.
-    Whole numbers aren't rounded: of two tensors of them the difference itself is the second figure, too, however large they are.
+    Whole numbers aren't rounded: of two tensors of them the difference itself is the second figure, too, however large they
+    are.
     """
     import torch
 

@@ -94,8 +94,8 @@ def _header(layout: _Layout, metadata: Mapping[str, str], digests: Mapping[str, 
     text += b" " * (-len(text) % _ALIGN)
     if len(text) > MAX_HEADER:
         raise UsageError(
-            f"{len(layout.entries)} tensors need a safetensors header of {len(text)} bytes, the format's limit is {MAX_HEADER}: "
-            "write several files (shard_size, --shard-size), or a .pt file"
+            f"{len(layout.entries)} tensors need a safetensors header of {len(text)} bytes, the format's limit is "
+            f"{MAX_HEADER}: write several files (shard_size, --shard-size), or a .pt file"
         )
     return struct.pack("<Q", len(text)) + text
 

@@ -87,7 +87,10 @@ def write(
     run: str = "",
     progress: Callable[[int, int], None] | None = None,
 ) -> Saved:
-    """Write `content` to one file, or to shards that bear the mark of `run`; `progress` is called with bytes done and in all."""
+    """Write `content` to one file, or to shards that bear the mark of `run`.
+
+    `progress` is called with bytes done and in all.
+    """
     tick = Ticks(progress, content.nbytes).tick
     text = os.fsdecode(path)
     made = Saved(path=text, format=kind, tensors=len(content.items), nbytes=0, shared=content.shared, files=(text,))

@@ -35,8 +35,9 @@ class Diff(Shown):
 
     A tensor under another dtype is in `dtype_changed`, whatever its values. `same` means equal name, shape and dtype,
     and equal values where they were compared. `old_names` and `new_names` are second names of tied tensors that one side
-    alone has or states, each with the name that both have: nothing is added or removed by them. `hint` is a remark on why so little agrees,
-    `notes` say which network was compared where a file holds several that could be meant, and which others it holds.
+    alone has or states, each with the name that both have: nothing is added or removed by them. `hint` is a remark on why so
+    little agrees, `notes` say which network was compared where a file holds several that could be meant, and which others it
+    holds.
     """
 
     old: str

@@ -57,9 +57,9 @@ def maker(kind: Callable[P, T]) -> Callable[P, T]:
     """Return what makes of the same arguments what `kind` makes, a frozen dataclass with slots, several times as fast.
 
     A frozen dataclass sets every field through `object.__setattr__`, several times as slow as an assignment: a tenth of all the
-    time that a plan for a hundred thousand tensors takes, and more of a load of them. So one function makes a twin, of the same slots and not frozen, sets its fields, and lets it become one of `kind`; it is written as text,
-    as those of dataclasses are, for it has the fields' names. Where a twin can't become one of `kind`, `kind` itself is the
-    answer.
+    time that a plan for a hundred thousand tensors takes, and more of a load of them. So one function makes a twin, of the same
+    slots and not frozen, sets its fields, and lets it become one of `kind`; it is written as text, as those of dataclasses are,
+    for it has the fields' names. Where a twin can't become one of `kind`, `kind` itself is the answer.
     """
     made: Any = kind
     own = fields(made)

@@ -16,7 +16,7 @@ def kept_random_states() -> Callable[[], None]:
     import torch
 
     used = torch.cuda.is_available() and torch.cuda.is_initialized()
-    own, arrays, tensors = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002  # what users' code may draw from
+    own, arrays, tensors = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002  # users draw from it
     devices = torch.cuda.get_rng_state_all() if used else []
 
     def put_back() -> None:

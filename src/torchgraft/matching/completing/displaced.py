@@ -24,9 +24,9 @@ def with_displaced_doubted(
 ) -> Matching:
     """Return the matching with what only goes where it does since the caller said something else, in doubt.
 
-    So is what is in doubt without the caller's rules, where these say nothing new, or where the doubt is about the pair's own name.
-    `without_rules` finds what there is without them, which takes as long as the matching did: it is asked only where a tensor
-    of which they don't speak has another name in the model. `keys` are all of the file.
+    So is what is in doubt without the caller's rules, where these say nothing new, or where the doubt is about the pair's own
+    name. `without_rules` finds what there is without them, which takes as long as the matching did: it is asked only where a
+    tensor of which they don't speak has another name in the model. `keys` are all of the file.
     """
     spoken = {key for key in keys if said.rules.speak_of(key, key)}
     if not any(_is_called_otherwise(m) and spoken.isdisjoint(m.source.keys) for m in matching.matches):

@@ -47,7 +47,10 @@ def behind_replaced_blocks(found: Found) -> Iterator[Pair]:
             yield pair
 
 
-CHANGED = "it has another number in its list, because one before it may be new; that one may as well be a member that was changed"
+CHANGED = (
+    "it has another number in its list, because one before it may be new; that one may as well be a member that was "
+    "changed"
+)
 
 
 def behind_changed_blocks(found: Found) -> Iterator[Pair]:
@@ -125,7 +128,11 @@ def behind_left_out_blocks(found: Found) -> Iterator[Pair]:
             yield pair
 
 
-ONE_BLOCK = "the file has several blocks of this build in a list where the model has one, outside of lists: any of them may be meant"
+ONE_BLOCK = (
+    "the file has several blocks of this build in a list where the model has one, outside of lists: any of them may "
+    "be "
+    "meant"
+)
 
 
 def one_block_of_several(found: Found) -> Iterator[Pair]:

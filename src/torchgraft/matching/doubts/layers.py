@@ -19,7 +19,10 @@ from torchgraft.matching.names.words import canonical, terms
 from torchgraft.matching.parts.units import BARE, Unit
 from torchgraft.matching.tables.dialect import AFTER, BEFORE, INVERSE
 
-FOLDED = "the file has a norm beside this layer that the model lacks; the model's bias may stand for it (fold_norms= folds it in)"
+FOLDED = (
+    "the file has a norm beside this layer that the model lacks; the model's bias may stand for it (fold_norms= folds it "
+    "in)"
+)
 
 
 def folded_norms(found: Found) -> Iterator[Pair]:
@@ -57,7 +60,10 @@ def _has_bias_alone(one: Unit, other: Unit) -> bool:
     return "weight" in one.leaves and "weight" in other.leaves and "bias" in one.leaves and "bias" not in other.leaves
 
 
-OTHER_TERMS = "one of the two names says that it holds a logarithm or an inverse, the other one's doesn't: values may differ in that"
+OTHER_TERMS = (
+    "one of the two names says that it holds a logarithm or an inverse, the other one's doesn't: values may differ "
+    "in that"
+)
 
 
 def in_other_terms(found: Found) -> Iterator[Pair]:
@@ -181,7 +187,10 @@ def _stands_behind(one: Unit, other: Unit, *, registered: bool) -> bool | None:
     return natural_key(one.last) > natural_key(other.last) if counted else None
 
 
-CROSSWISE = "its kernel fits there alone, but convolutions of this block would change places, and no word of their names says so"
+CROSSWISE = (
+    "its kernel fits there alone, but convolutions of this block would change places, and no word of their names says "
+    "so"
+)
 
 
 def kernels_crosswise(found: Found) -> Iterator[Pair]:

@@ -20,8 +20,8 @@ OTHER_TOWER = "by name it belongs to another part of the network"
 def into_other_towers(found: Found) -> Iterator[Pair]:
     """Yield units that would go from one of two parts that lie side by side into the other, where both sides have both.
 
-    What the file has in `student.blocks` is for `student.layers`, even where it has as many blocks as `teacher.layers`. The same
-    holds of an encoder that would become a decoder, whatever else there is.
+    What the file has in `student.blocks` is for `student.layers`, even where it has as many blocks as `teacher.layers`. The
+    same holds of an encoder that would become a decoder, whatever else there is.
     """
     towers = Towers(*([unit.parent for unit in side] for side in found.sides))
     for pair, source, target in found.with_units():
@@ -64,7 +64,10 @@ def beside_free_namesakes(found: Found) -> Iterator[Pair]:
                 yield pair
 
 
-MORE = "a layer of the same shapes stays free beside it, and one of the two names says more than the other, as those of added parts do"
+MORE = (
+    "a layer of the same shapes stays free beside it, and one of the two names says more than the other, as those of added "
+    "parts do"
+)
 
 
 def called_with_more_words(found: Found) -> Iterator[Pair]:

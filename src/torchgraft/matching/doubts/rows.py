@@ -19,7 +19,8 @@ TORN = "it would leave a row of layers of which others stay free, and go into on
 def torn_from_other_rows(found: Found) -> Iterator[Pair]:
     """Yield layers that would go from one row into another, where the rest of the one stays free and both sides have the other.
 
-    `shared.2` to `actor.0`, with `shared.0` left over and `actor` on both sides: a whole row may go into another, no part of it.
+    `shared.2` to `actor.0`, with `shared.0` left over and `actor` on both sides: a whole row may go into another, no part of
+    it.
     """
     rows = [
         (pair, source, target) for pair, source, target in found.with_units()

@@ -52,8 +52,8 @@ class CutDown:
 def find_repeats(units: Sequence[Unit], marks: Sequence[Hashable]) -> list[Repeat]:
     """Return the numbered lists of which not all members have to stay, outer ones first.
 
-    `marks` has for each unit what else has to be equal in those that stand for each other. Lists whose members come in another order
-    than their numbers are left out.
+    `marks` has for each unit what else has to be equal in those that stand for each other. Lists whose members come in another
+    order than their numbers are left out.
     """
     signs = _signs(units, marks)
     found: list[Repeat] = []

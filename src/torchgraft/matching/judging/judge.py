@@ -202,15 +202,15 @@ class _Judge:
         """Return whether another pair is in a different place, so that its units are no candidates for this pair.
 
         The first of these that applies decides:
-        numbers, where both sides number the units of both pairs, and all numbers swapped give pairs, too: they rise together, or
-        one falls in lists that the two sides count from opposite ends;
+        numbers, where both sides number the units of both pairs, and all numbers swapped give pairs, too: they rise together,
+        or one falls in lists that the two sides count from opposite ends;
         other blocks, where the likes of both pairs are told by order, or only one pair has some: a shortcut of first blocks;
         shapes, where they fit only as they are;
         names, where a swap of partners would make them much less alike (or, within one block, much more);
         order, where both pairs are on the alignment: one unit lies in more lists than the other on both sides, or other shapes
         lie between them. That says nothing of branches whose names differ on the two sides, such as actor and critic, which
-        are registered in any order, nor of branches that one side counts, or has in one module, as both directions of an LSTM, nor,
-        but for numbers, of a side that doesn't come as registered.
+        are registered in any order, nor of branches that one side counts, or has in one module, as both directions of an LSTM,
+        nor, but for numbers, of a side that doesn't come as registered.
         """
         (i, j), (ours, theirs), (first, second) = pair, other, self._sequences
         here = first.exchange(i, ours)

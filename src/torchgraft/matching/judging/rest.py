@@ -21,7 +21,8 @@ def told_by_the_rest(
 ) -> list[tuple[Pair, Sureness]]:
     """Return the pairs with those likely that order would tell if it weren't lost, and that all others tell as well.
 
-    `pairs` are all that were solved for; targets in a `familiar` part of a file, whose other names agree, need their names, too.
+    `pairs` are all that were solved for; targets in a `familiar` part of a file, whose other names agree, need their names,
+    too.
     """
     whole = len([pair for pair in pairs if pair.fits]) == len(sides[0]) == len(sides[1])
     told = [

@@ -34,7 +34,8 @@ def rivals_of(i: int, j: int, evidence: Evidence, side: int) -> list[int]:
     unit that lies in more lists: its likeness is that of its most alike block, as a mean over more blocks would be lower.
     If the sizes of the pair differ, units of other sizes are rivals, too. Votes of neighbours don't count here: they are
     made from the pairs themselves.
-    Where order is lost, a word for the kind of layer (`conv`, `norm`) tells nothing from a rival of that kind whose name has none.
+    Where order is lost, a word for the kind of layer (`conv`, `norm`) tells nothing from a rival of that kind whose name has
+    none.
     """
     line, own = ((slice(None), j), i) if side == 0 else ((i, slice(None)), j)
     fits = evidence.fits[line] | (evidence.soft[line] & ~evidence.fits[i, j])
@@ -67,7 +68,8 @@ def fit_only_so(pair: Index, other: Index, evidence: Evidence) -> bool:
 def by_words(pair: Index, other: Index, evidence: Evidence) -> tuple[float, bool]:
     """Return how much less alike names would be after a swap of partners, and whether that tells two pairs apart.
 
-    Where order is lost, and but one of two units of a side says what kind of layer it is, it must also do so without such words.
+    Where order is lost, and but one of two units of a side says what kind of layer it is, it must also do so without such
+    words.
     """
     first, *without_kinds = [_lost_by_swap(pair, other, said) for said in evidence.said]
     alike = all(table[a] == table[b] for table, a, b in zip(evidence.kinds, pair, other, strict=True))

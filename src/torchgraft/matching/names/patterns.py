@@ -80,7 +80,8 @@ def copied_names(copies: Mapping[str, str], names: Iterable[str]) -> dict[str, s
             if found.setdefault(copy, name) != name:
                 both = f"{printable(found[copy], 80)!r} and {printable(name, 80)!r}"
                 raise UsageError(
-                    f"copies= let {both} both be {printable(copy)!r}: one place takes one tensor; leave one of them out of the rules"
+                    f"copies= let {both} both be {printable(copy)!r}: one place takes one tensor; leave one of them out of the "
+                    "rules"
                 )
     for copy, name in found.items():
         if found.get(name) is not None:

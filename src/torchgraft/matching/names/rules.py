@@ -35,7 +35,8 @@ class Rules:
     fan_out: source prefix -> target prefixes, one source for several places; fields as in `rename`.
     layers: path of a layer list, on either side -> number of the source layer for each target layer, repeats allowed. A path
     that ends with `{i}` is of members that are called so, `layer{i}` of `layer1` and `layer2`; no layer is told as -1.
-    copies: module, of the model or else of the file -> the module beside it that starts as its copy; fields or stars as in patterns.
+    copies: module, of the model or else of the file -> the module beside it that starts as its copy; fields or stars as in
+    patterns.
     fresh: patterns of slots that keep their initial values. zero: patterns of slots that start at zero.
     away: beginnings that renames and fan-outs give to names, and that nothing in the model has (found by `checked`).
     """
@@ -83,8 +84,8 @@ class Rules:
             if len(sent) > 1 and any(end in wanted for end in ends(name)):
                 both = " and ".join(repr(printable(key, 80)) for key in sent[:2])
                 raise UsageError(
-                    f"rename=, fan_out=, layers= and copies= let {both} both be {printable(name)!r}: one place takes one tensor; leave "
-                    "one of them out of the rules"
+                    f"rename=, fan_out=, layers= and copies= let {both} both be {printable(name)!r}: one place takes one "
+                    "tensor; leave one of them out of the rules"
                 )
             once.append((name, (sent or claimed)[0]))
         return once

@@ -16,8 +16,8 @@ from torchgraft.matching.names.rules import Rules
 class Said:
     """What the caller says of places: the rules for names, as the file has their paths, and what follows from them.
 
-    `kept` are the slots that nothing of the file may fill by itself; `copied` those of them that start as copies of others, each
-    with the other's name. `pairs` are the names of the file that the rules call as a tensor of
+    `kept` are the slots that nothing of the file may fill by itself; `copied` those of them that start as copies of others,
+    each with the other's name. `pairs` are the names of the file that the rules call as a tensor of
     the model, each with the name of that; they are known once the names of both sides are read (`with_pairs`).
     """
 

@@ -72,5 +72,8 @@ def _within(key: str) -> str:
 def averaged_beside(keys: Iterable[str]) -> str:
     """Return that averaged weights are among the unused `keys`, "" where there are none."""
     found = [key for key in keys if in_part(key, "ema")]
-    text = f"averaged weights lie beside those that are used, and are not loaded ({len(found)} tensors): prefer='ema' takes them"
+    text = (
+        f"averaged weights lie beside those that are used, and are not loaded ({len(found)} tensors): prefer='ema' takes "
+        "them"
+    )
     return text if len(found) > FEW_AVERAGED else ""

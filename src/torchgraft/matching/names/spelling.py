@@ -116,8 +116,8 @@ def as_dotted(shown: Sequence[str], names: Collection[str]) -> list[str]:
 def _with_owners(names: list[str], ours: Collection[str]) -> list[str]:
     """Return names of MXNet's spelling with a dot before what the tensor is to its layer: `stage1_batchnorm0.gamma`.
 
-    Gluon and MXNet write no dots at all, and the latter which kind of tensor it is in front: `aux:bn0_moving_mean`. What is one of
-    the model's names, `ours`, is none of these.
+    Gluon and MXNet write no dots at all, and the latter which kind of tensor it is in front: `aux:bn0_moving_mean`. What is one
+    of the model's names, `ours`, is none of these.
     """
     if any("." in name or name in ours for name in names) or not any(name.endswith("_gamma") for name in names):
         return names

@@ -16,8 +16,8 @@ Homes = Mapping[str, set[str]]
 class Towers:
     """The names of any two parts that lie side by side on both sides.
 
-    `sources` and `targets` are the paths of modules that hold modules. Parts whose names differ in numbers alone are members of a
-    list, which may be counted from zero or from one.
+    `sources` and `targets` are the paths of modules that hold modules. Parts whose names differ in numbers alone are members of
+    a list, which may be counted from zero or from one.
     """
 
     def __init__(self, sources: Iterable[str], targets: Iterable[str]) -> None:

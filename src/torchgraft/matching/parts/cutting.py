@@ -28,8 +28,8 @@ def cut(
 ) -> list[Leaf]:
     """Return the leaves with fused projections cut into parts; those named in `whole`, and unclear ones, stay whole.
 
-    `heads` tells how many query heads the module at a path has, if that is known; what is `stated` comes before it. `others` are
-    the leaves of the other side, which may have the parts apart.
+    `heads` tells how many query heads the module at a path has, if that is known; what is `stated` comes before it. `others`
+    are the leaves of the other side, which may have the parts apart.
     """
     if not stated.layouts and not any_named_fused(leaves):
         return list(leaves)
@@ -129,7 +129,10 @@ def parts_of(
     dim: int,
     grouping: tuple[int, tuple[int, ...]] = (1, ()),
 ) -> list[Leaf]:
-    """Return the parts of a fused leaf as layers of the module `parent`, `sizes` rows each along `dim`; `grouping` as in `Part`."""
+    """Return the parts of a fused leaf as layers of the module `parent`, `sizes` rows each along `dim`.
+
+    `grouping` as in `Part`.
+    """
     out: list[Leaf] = []
     rows = dict(zip(packing.parts, sizes, strict=True))
     at, turned, total = 0, leaf.turned, leaf.shape[dim]

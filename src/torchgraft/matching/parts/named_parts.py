@@ -21,7 +21,8 @@ def pairs_of_parts(free: Sides, sides: Sides, models: Models, rule: Prefix) -> l
     """Return which parts are which of the `free` tensors of both sides; none where they don't pair up one by one.
 
     A part and a whole tensor are a pair if both lie in the same module, are called the same thing in it, and have one shape.
-    `sides` are all tensors: what stands beside a fused one tells how it is packed. `rule` reads the file's names as the model's.
+    `sides` are all tensors: what stands beside a fused one tells how it is packed. `rule` reads the file's names as the
+    model's.
     """
     if not any(map(any_named_fused, free)):
         return []

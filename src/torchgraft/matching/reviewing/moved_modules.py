@@ -102,7 +102,9 @@ class Parts:
         return CALLED.format(held.source.name) if held and held is not found else ""
 
     def _qualified(self, pair: ModulePair) -> str:
-        """Return what speaks against two vectors, side by side outside of lists, if one has the other's name and more: `norm`, `pre_norm`."""
+        """Return what speaks against two vectors, side by side outside of lists, if one has the other's name and more: `norm`,
+        `pre_norm`.
+        """
         if not self._agree or any(map(is_numbered, pair)):
             return ""
         (around, _, own), (beside, _, other) = (name.rpartition(".") for name in pair)

@@ -11,8 +11,8 @@ from torchgraft.matching.reviewing.finished import Finished
 from torchgraft.matching.tables.rotary import ROTATED
 
 UNTOLD = (
-    "rotary embeddings turn its rows in pairs, {0} tells, and nothing tells that the fused tensor and the ones apart have them in "
-    "one order: source_model= with inputs= finds out"
+    "rotary embeddings turn its rows in pairs, {0} tells, and nothing tells that the fused tensor and the ones apart have them "
+    "in one order: source_model= with inputs= finds out"
 )
 # Transformers of images that add learned positions, too (EVA-02, Perception Encoder), come from code that pairs row beside row,
 # and are converted to code that pairs half with half; those without (DINOv3) are not known in two ways.

@@ -41,7 +41,8 @@ def read_as_blocks(
 
     Within a block the order is that in which the lists come, or another one if the two sides then agree even further: a
     model may register its lists in any order. Lists at corresponding places of other blocks are read alike.
-    Where a side doesn't come as `registered`, lists of one build are stages, each with its blocks: which comes first isn't known.
+    Where a side doesn't come as `registered`, lists of one build are stages, each with its blocks: which comes first isn't
+    known.
     """
     best = list(sources), list(targets)
     if len(sources) * len(targets) > MOST:

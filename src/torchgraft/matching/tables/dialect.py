@@ -137,8 +137,8 @@ MODULATING = frozenset({"modulation", "mod", "ada", "film"})
 # Words that say that a norm stands before a layer or a part of a block, and behind it.
 BEFORE, AFTER = frozenset({"pre", "before"}), frozenset({"post", "after"})
 
-# What the last norm of a network is called, and no other, as `ln_f`, `final_layer_norm` and `norm_out`: `fc_norm` stands behind a
-# pool. Words that say so wherever it is registered, and those that may stand with them.
+# What the last norm of a network is called, and no other, as `ln_f`, `final_layer_norm` and `norm_out`: `fc_norm` stands behind
+# a pool. Words that say so wherever it is registered, and those that may stand with them.
 LAST = frozenset({"f", "final", "last", "out", "output"})
 LAST_NORM = LAST | {"norm", "post"}
 # The same of a norm in front of all blocks, behind the embedding or instead of one: `pre_layrnorm`, `norm_in`, `emb_norm`.
@@ -169,7 +169,8 @@ EITHER_END = frozenset({
     "up", "upsample", "upconv", "upconvs", "deconv", "decoder", "decode", "fpn", "neck", "fusion", "refinenet", "refine",
     "scratch", "pyramid", "lateral",
 })  # fmt: skip
-# Those of them that say what a list is for, and not from which end it is counted: both sides may have them, and count otherwise.
+# Those of them that say what a list is for, and not from which end it is counted: both sides may have them, and count
+# otherwise.
 FROM_ANY_END = frozenset({"up", "upsample", "decoder", "decode"})
 # Those whose highest number comes first when the model runs, as in MiDaS and DPT.
 FROM_THE_LAST = frozenset({"refinenet"})

@@ -21,7 +21,8 @@ class Packing:
     # How often that order repeats: 1 (each part once and whole), "heads" (within each head; with grouped queries, within each
     # key head and its query heads), "rows" (row after row) or a number of ranks.
     groups: int | str = 1
-    # Paths of modules, or of tensors of their own kind, that must be there too, as `module_at` reads them: names alone may be shared.
+    # Paths of modules, or of tensors of their own kind, that must be there too, as `module_at` reads them: names alone may be
+    # shared.
     beside: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()  # the module that holds the tensor, or one inside of it, must be of one of these
     turned: bool = False  # the matrix must be stored [in, out]
@@ -110,7 +111,8 @@ FUSED: dict[tuple[str, ...], tuple[Packing, ...]] = {
         Packing(parts=QKV, groups="heads", beside=("../../../embedding.word_embeddings",), contested="groups", open=True,
                 source="head by head as in Megatron-LM since version 2 of its checkpoints; older ones go part by part"),
         *[
-            Packing(parts=QKV, beside=("attention.dense", gate), contested="groups", source="as in Ling and Sarvam, part by part")
+            Packing(parts=QKV, beside=("attention.dense", gate), contested="groups", source="as in Ling and Sarvam, part by "
+            "part")
             for gate in ("mlp.gate_proj", "mlp.experts.0.gate_proj")
         ],
         Packing(parts=QKV, beside=("attention.dense", "mlp.fc1"), contested="groups",

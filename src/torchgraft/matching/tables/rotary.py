@@ -72,7 +72,8 @@ PAIRINGS = (
     Pairing(query="attn_q", key="attn_k", layout="half", source="as llama.cpp leaves what it doesn't reorder, half with half",
             beside=LLAMA_CPP, of=LEFT),
     Pairing(query="attn_q", key="attn_k", layout=EITHER, beside=LLAMA_CPP,
-            source="llama.cpp reorders the rows of some architectures (Llama) and not those of others, and which one this is isn't known"),
+            source="llama.cpp reorders the rows of some architectures (Llama) and not those of others, and which one this is "
+            "isn't known"),
 )  # fmt: skip
 _PATHS = tuple({path for pairing in PAIRINGS for path in (pairing.query, pairing.key)})
 

@@ -40,8 +40,9 @@ def shown(path: str) -> str:
 class CheckpointFile:
     """A regular file, opened once. `number` orders the files of one checkpoint; `companions` close with it.
 
-    `stamp` is its size, and the times (ns) of the last change of its content and of anything about it: nobody can set the latter
-    back, and it changes, too, when another file takes the place of this one, which then stays as it was for who has it open.
+    `stamp` is its size, and the times (ns) of the last change of its content and of anything about it: nobody can set the
+    latter back, and it changes, too, when another file takes the place of this one, which then stays as it was for who has it
+    open.
     """
 
     __slots__ = ("companions", "fd", "number", "path", "size", "stamp")

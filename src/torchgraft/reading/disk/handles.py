@@ -53,7 +53,8 @@ class GivenFile(CheckpointFile):
         except Exception as error:
             if not _is_seekable(handle):
                 raise UsageError(
-                    f"{printable(str(self))} can't be read from any place on ({_in_words(error)}): read all of it into io.BytesIO first"
+                    f"{printable(str(self))} can't be read from any place on ({_in_words(error)}): read all of it into "
+                    "io.BytesIO first"
                 ) from error
             raise CorruptCheckpointError(
                 f"{printable(str(self))}: can't be read to its end: {_in_words(error)}"
@@ -71,8 +72,8 @@ class GivenFile(CheckpointFile):
             UnsupportedCheckpointError: always; a file object has no folder.
         """
         raise UnsupportedCheckpointError(
-            f"{self}: a part of the checkpoint lies in another file ({printable(wanted)}), and a file object has no folder to find "
-            "it in: give the path"
+            f"{self}: a part of the checkpoint lies in another file ({printable(wanted)}), and a file object has no folder to "
+            "find it in: give the path"
         )
 
     def read_into(self, buffer: memoryview, offset: int) -> None:

@@ -40,7 +40,8 @@ def open_inside(folder: str, name: str, number: int = 0) -> CheckpointFile:
         if not within:
             kind = "" if os.path.isfile(real) or not os.path.exists(real) else ", and is not a regular file"
             raise UnsafeCheckpointError(
-                f"{shown(path)}: the link leads outside its folder, to {shown(real)}{kind}; put the file itself there, or name it"
+                f"{shown(path)}: the link leads outside its folder, to {shown(real)}{kind}; put the file itself there, or name "
+                "it"
             )
         return CheckpointFile(path, number, opener=lambda flags: _walk(within, real, flags))
     except MissingFileError as error:  # the checkpoint is there, and lacks it

@@ -35,7 +35,8 @@ class Texts:
     def of(self, header: int, attribute: str) -> list[str]:
         """Return the texts that an attribute of the object at `header` lists; none where it isn't kept beside the object.
 
-        Raises CorruptCheckpointError where the file breaks off or contradicts itself, LimitExceededError where it asks for too much.
+        Raises CorruptCheckpointError where the file breaks off or contradicts itself, LimitExceededError where it asks for too
+        much.
         """
         for data in self._attributes(header):
             version, *sizes = _SIZES.unpack(data[: _SIZES.size])

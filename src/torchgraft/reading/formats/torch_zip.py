@@ -172,8 +172,7 @@ class ZipStorages:
             known = self.refs[key] = StorageRef(key, kind, numel)
         elif known.numel != numel or known.kind.dtype is not kind.dtype:
             raise self.archive.window.corrupt(
-                f"record {self.prefix}{key} is said to hold {known.numel} of {known.kind.name} and {numel} of "
-                f"{kind.name}"
+                f"record {self.prefix}{key} is said to hold {known.numel} of {known.kind.name} and {numel} of {kind.name}"
             )
         self._check_device(key, location)
         return known

@@ -181,7 +181,8 @@ def as_bytes(data: Any) -> Any:
 
 
 _KINDS = {
-    "PickledDict": "dictionary", "TensorRef": "tensor", "Unreadable": "tensor", "Array": "numpy array", "Stub": "object", "Member": "object",
+    "PickledDict": "dictionary", "TensorRef": "tensor", "Unreadable": "tensor", "Array": "numpy array",
+    "Stub": "object", "Member": "object",
     "GlobalName": "class", "StorageRef": "storage", "StorageType": "type of storages",
 }  # fmt: skip
 _WHOLE = (bool, float, type(None))

@@ -98,7 +98,10 @@ def constant_inputs(
         remedy = f"build the model with base {words[1]}" if word == "base" else "build both with the same settings"
         yield cause_at(target, source, kind, text, remedy, (ours, theirs))
     else:
-        text = f"{operation_words(target)} uses {target_table.words}, whose values differ from {source_table.words} of the source"
+        text = (
+            f"{operation_words(target)} uses {target_table.words}, whose values differ from {source_table.words} of the "
+            "source"
+        )
         remedy = "build both with the same settings, or copy the table by hand"
         yield cause_at(target, source, kind, text, remedy, (target_table.words, source_table.words))
 

@@ -80,7 +80,10 @@ class ProofByParts:
         if not self.unordered:
             return ""
         names = listed(sorted(self.unordered), 3)
-        return f"inputs that are the same along an axis don't show in what order the entries of {names} stand: give others, such as torch.randn"
+        return (
+            f"inputs that are the same along an axis don't show in what order the entries of {names} stand: give others, "
+            "such as torch.randn"
+        )
 
     def prove(
         self,

@@ -2,8 +2,8 @@
 
 A key's bias in attention shifts all scores of a row by the same, and softmax takes it out again: outputs agree whatever it
 is. So a tensor counts as shown if what is made with it at once is found in the source's run, too, in the same role and piece by
-piece where only pieces are used; or if the outputs would change by more than the tolerance were it another. What is multiplied by
-zeros, or computed first (`weight * 0`), is no sign of the tensor, so that the outputs alone are asked.
+piece where only pieces are used; or if the outputs would change by more than the tolerance were it another. What is multiplied
+by zeros, or computed first (`weight * 0`), is no sign of the tensor, so that the outputs alone are asked.
 """
 
 from __future__ import annotations

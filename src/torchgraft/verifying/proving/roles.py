@@ -1,8 +1,8 @@
 """In whose role a value stands: what is done with it further on, in its own run, beside what the other run does with it.
 
 A model whose queries hold the keys of the source has all values of the source, each in its run. That they serve as each other
-shows only in what is made of them, and where outputs don't depend on that, nowhere else. Blocks behind gates of zero all get the
-same values: which of them is which shows only in which comes first.
+shows only in what is made of them, and where outputs don't depend on that, nowhere else. Blocks behind gates of zero all get
+the same values: which of them is which shows only in which comes first.
 """
 
 from __future__ import annotations

@@ -109,8 +109,8 @@ def output_sensitivity(
 def without_order(model: Module, given: Any, names: Collection[str], outputs: Collection[str]) -> frozenset[str]:
     """Return those of the named tensors whose entries might as well stand in another order along some axis, for this input.
 
-    There d out / d tensor is the same all along the axis, so that outputs depend on the sum of the entries alone: an image of one
-    color shows that of a kernel's columns. A tensor that is the same all along the axis itself has no order.
+    There d out / d tensor is the same all along the axis, so that outputs depend on the sum of the entries alone: an image of
+    one color shows that of a kernel's columns. A tensor that is the same all along the axis itself has no order.
     """
     return frozenset(
         name

@@ -167,7 +167,10 @@ def _scales(tensors: Tensors, shapes: Shapes) -> Iterator[Suspicion]:
             ratio = tensors[name].rms / usual
             if ratio > FAR_FACTOR or ratio < 1 / FAR_FACTOR:
                 more = f"{ratio:.3g} times" if ratio > 1 else f"1/{1 / ratio:.3g} of"
-                text = f"{name} has a root mean square of {tensors[name].rms:.3g}, {more} the {usual:.3g} of its {len(names)} like"
+                text = (
+                    f"{name} has a root mean square of {tensors[name].rms:.3g}, {more} the {usual:.3g} of its {len(names)} "
+                    "like"
+                )
                 yield Suspicion(rule="scale", text=text, names=(name,))
 
 
