@@ -68,13 +68,13 @@ def pages(folder, model):
     yield tg.inspect(file, verify=True, statistics=True)
     yield tg.diff(file, model, values=True)
     yield tg.plan(model, file, strict=True)
-    yield tg.load(model, file, policy=tg.Policy(nonfinite=tg.Verdict.WARN))
+    yield tg.load(model, file, policy=tg.Policy(nonfinite=tg.Verdict.WARN), on_doubt="take")
     for kind in ("safetensors", "torch zip"):
         try:
             yield tg.convert(file, folder / kind, file_format=kind, prefer="model")
         except tg.TorchgraftError as error:
             yield error
-    report = tg.load(model, file, policy=tg.Policy(nonfinite=tg.Verdict.WARN))
+    report = tg.load(model, file, policy=tg.Policy(nonfinite=tg.Verdict.WARN), on_doubt="take")
     yield tg.freeze(model, report)
     yield from refused(folder, model)
 

@@ -13,7 +13,7 @@ from torchgraft.core.specs import TensorSpec
 from torchgraft.matching.completing.copies import with_copies, with_stated_copies
 from torchgraft.matching.completing.displaced import with_displaced_doubted
 from torchgraft.matching.names.rules import Rules
-from torchgraft.matching.names.said import NOTHING_SAID, said_of
+from torchgraft.matching.names.said import said_of
 from torchgraft.matching.names.second_names import by_telling_names
 from torchgraft.matching.names.sections import keep_part, without_averages
 from torchgraft.matching.one_section import Common, Known, match_section
@@ -50,13 +50,12 @@ def match(
     slots = models.target.slots
     names = [name for slot in slots for name in slot.names]
     rules, notes = asked.rules.checked([*specs, *known.placed], names, known.renamed)
-    said = said_of(asked.rules, rules, slots, asked.started)
+    said = said_of(asked.rules, rules, slots, asked.started, specs)
     common = Common(specs=specs, models=models, said=said, known=known)
     found = _by_sections(common, asked)
     if asked.rules.says_something:
-        found = with_displaced_doubted(
-            found, said, lambda: _by_sections(replace(common, said=NOTHING_SAID), asked), specs
-        )
+        unasked = said_of(Rules(), Rules(), slots, (), specs)
+        found = with_displaced_doubted(found, said, lambda: _by_sections(replace(common, said=unasked), asked), specs)
     found = with_stated_copies(with_copies(found, slots, said.keeps), said.copied, slots)
     return replace(found, notes=(*found.notes, *notes))
 
@@ -65,7 +64,8 @@ def _by_sections(common: Common, asked: Asked) -> Matching:
     """Return who feeds whom, section by section: what is meant, averages beside it, what the caller doesn't prefer."""
     meant, averages, outside = _sections(common, asked)
     places = by_telling_names(targets_of(common.models), {key: spec.shape for key, spec in common.specs.items()})
-    places = [leaf for leaf in places if not any(key in asked.filled for key in leaf.keys)]
+    trained = common.said.trained
+    places = [leaf for leaf in places if not any(key in asked.filled or key in trained for key in leaf.keys)]
     found = match_section(in_order(meant, common.models.source), places, common)
     if averages:
         found = _merged(found, match_section(averages, (), common))

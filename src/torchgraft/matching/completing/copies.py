@@ -8,6 +8,7 @@ from dataclasses import replace
 from torchgraft.core.match import Leaf, Match, Matching
 from torchgraft.core.names import shared_start
 from torchgraft.core.specs import Shape, Slot
+from torchgraft.matching.names.said import TRAINED
 from torchgraft.matching.parts.forms import any_raw, find_forms
 
 
@@ -38,7 +39,7 @@ def with_copies(matching: Matching, slots: Sequence[Slot], is_reserved: Callable
 
 
 def with_stated_copies(matching: Matching, copied: Mapping[str, str], slots: Sequence[Slot]) -> Matching:
-    """Return the matching with what the caller calls a copy of another slot fed from what feeds that one.
+    """Return the matching with what the caller, or PEFT, calls a copy of another slot fed from what feeds that one.
 
     `copied` has the name of the other slot by that of the copy, which stays free where nothing feeds it.
     """
@@ -48,13 +49,17 @@ def with_stated_copies(matching: Matching, copied: Mapping[str, str], slots: Seq
     shapes = {name: slot.spec.shape for slot in slots for name in slot.names}
     new = [
         replace(
-            m, target=leaf, why=replace(m.why, text=f"{m.why.text}; starts as a copy of {m.target.name}, as you said")
+            m, target=leaf, why=replace(m.why, text=f"{m.why.text}; starts as a copy of {m.target.name}, {_said(leaf)}")
         )
         for m in matching.matches
         for keys in zip(*(copies.get(key, ()) for key in m.target.keys), strict=False)
         if (leaf := _as_copy(m.target, keys, shapes))
     ]
     return replace(matching, matches=(*matching.matches, *new))
+
+
+def _said(copy: Leaf) -> str:
+    return "in whose place it is trained" if TRAINED.fullmatch(copy.keys[0]) else "as you said"
 
 
 def _as_copy(leaf: Leaf, keys: tuple[str, ...], shapes: Mapping[str, Shape]) -> Leaf | None:
