@@ -129,9 +129,8 @@ def behind_left_out_blocks(found: Found) -> Iterator[Pair]:
 
 
 ONE_BLOCK = (
-    "the file has several blocks of this build in a list where the model has one, outside of lists: any of them may "
-    "be "
-    "meant"
+    "the file has several blocks of this build in a list where the model has one, outside of lists: "
+    "any of them may be meant"
 )
 
 

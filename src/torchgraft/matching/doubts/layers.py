@@ -20,8 +20,8 @@ from torchgraft.matching.parts.units import BARE, Unit
 from torchgraft.matching.tables.dialect import AFTER, BEFORE, INVERSE
 
 FOLDED = (
-    "the file has a norm beside this layer that the model lacks; the model's bias may stand for it (fold_norms= folds it "
-    "in)"
+    "the file has a norm beside this layer that the model lacks; the model's bias may stand for it "
+    "(fold_norms= folds it in)"
 )
 
 

@@ -46,9 +46,8 @@ class Evidence:
     fits: np.ndarray  # every shared tensor has the same elements up to rearrangement
     soft: np.ndarray  # they differ in sizes only
     names: np.ndarray  # how alike the names are
-    said: tuple[
-        Said, ...
-    ]  # that and more: by all words, and where order is lost also without those for kinds of layers
+    # That and more: by all words, and where order is lost also without those for kinds of layers.
+    said: tuple[Said, ...]
     clash: np.ndarray  # the names contradict each other
     rare: np.ndarray  # how few units share the shape
     likeness: np.ndarray  # how alike the numbered blocks around them are
