@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
+from torchgraft.adapting.fit import mismatch
 from torchgraft.adapting.objections import objections_to
-from torchgraft.adapting.orientation import MATRIX_TABLES
-from torchgraft.adapting.unmatched import fresh_step
+from torchgraft.adapting.orientation import MATRIX_TABLES, shown_by_bias
+from torchgraft.adapting.positions import is_position_table
+from torchgraft.adapting.remarks import remarks
+from torchgraft.adapting.rows import changed_vocabularies
+from torchgraft.adapting.unmatched import SecondNames, fresh_step, unused_sources, without_dead_statistics
+from torchgraft.core.grounds import Ground
 from torchgraft.core.match import Alike
-from torchgraft.core.plan import Feed, Plan, Step
+from torchgraft.core.plan import Feed, Plan, Step, Why
 from torchgraft.core.policy import Policy
-from torchgraft.core.specs import Network, Slot, Target
+from torchgraft.core.specs import Network, Slot, Target, TensorSpec
 from torchgraft.core.system.fast_objects import maker
 
 _make_step, _make_feed = maker(Step), maker(Feed)
@@ -24,24 +29,49 @@ def copied(both: Alike, target: Target, network: Network, policy: Policy) -> Pla
     equal layouts, and then a square matrix or kernel is taken as it is, too. The one witness against that is a bias
     beside a table of rows: tables are no matrices that could be turned, so their shape says nothing for it.
     """
-    if _has_biased_table(target.slots):
+    keys, why, specs, path = both.keys, both.why, network.specs, network.path
+    spare = len(keys) < len(specs)
+    if _has_biased_table(target.slots) or (spare and _shows_turned(specs, target.slots)):
         return None
-    keys, why, path = both.keys, both.why, network.path
+    if any(map(is_position_table, [m.target for m in both.unlike])) or changed_vocabularies(both.unlike):
+        return None
+    unlike = {m.target.keys[0]: (m.source.keys[0], mismatch(m.source.shape, m.target.shape)) for m in both.unlike}
     steps = tuple(
         [
-            _make_step(slot=slot, feeds=(_make_feed(keys[slot.spec.name], (), path),), why=why)
-            if slot.persistent
-            else fresh_step(slot, _never, _never)
+            _make_step(slot=slot, feeds=(_make_feed(keys[name], (), path),), why=why)
+            if (name := slot.spec.name) in keys and slot.persistent
+            else _kept_fresh(slot, unlike)
             for slot in target.slots
         ]
     )
-    plan = Plan(steps=steps, network=path, source_specs=network.specs, policy=policy)
-    return replace(plan, objections=objections_to(plan))
+    unused = (
+        without_dead_statistics(
+            unused_sources(steps, specs, dict(unlike.values()), {}, path, SecondNames(network.shared or {})), target
+        )
+        if spare
+        else ()
+    )
+    plan = Plan(steps=steps, unused=unused, network=path, source_specs=specs, policy=policy)
+    notes = remarks(plan) if spare or any(not step.quiet for step in steps if not step.feeds) else ()
+    return replace(plan, objections=objections_to(plan), notes=notes)
+
+
+def _kept_fresh(slot: Slot, unlike: Mapping[str, tuple[str, str]]) -> Step:
+    """Return the step of a slot that takes nothing: its tensor has another shape, or there is none."""
+    if slot.name in unlike:
+        return Step(slot=slot, why=Why(Ground.SHAPE, unlike[slot.name][1]))
+    return fresh_step(slot, _never, _never)
 
 
 def _has_biased_table(slots: Iterable[Slot]) -> bool:
     tables = {slot.owner for slot in slots if slot.kind in MATRIX_TABLES}
     return bool(tables) and any(slot.owner in tables and slot.role == "bias" for slot in slots)
+
+
+def _shows_turned(specs: Mapping[str, TensorSpec], slots: Iterable[Slot]) -> bool:
+    """Whether a bias shows that a matrix is stored [in, out] which no layer of the model takes."""
+    told = {slot.spec.name for slot in slots if slot.kind not in MATRIX_TABLES}
+    return any(in_out for _, in_out in shown_by_bias(specs, told))
 
 
 def _never(_: str) -> bool:

@@ -178,10 +178,14 @@ class Matching:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alike:
-    """Both sides alike: `keys` has, for each slot that takes one, the tensor of its name and shape, all on one ground."""
+    """Both sides alike: `keys` has, for each slot that takes one, the tensor of its name and shape, all on one ground.
+
+    Either the file or the model may have more tensors than those. `unlike` are pairs on the same ground that differ in their rows.
+    """
 
     keys: Mapping[str, str]
     why: Why
+    unlike: tuple[Match, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

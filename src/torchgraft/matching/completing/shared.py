@@ -104,8 +104,13 @@ def _shared_places(matching: Matching) -> dict[Place, Leaf]:
 
 
 def _of_own_kind(leaves: Iterable[Leaf]) -> Iterator[Leaf]:
-    """Return the leaves whose last word says more than what every module has, or what nobody needs to hear of."""
-    return (leaf for leaf in leaves if leaf.role not in ROLES and leaf.role not in DERIVED_ROLES)
+    """Return the leaves whose names say more than a role that every module has."""
+    return (leaf for leaf in leaves if is_own_kind(leaf.role))
+
+
+def is_own_kind(role: str) -> bool:
+    """Return whether the last word of a name says more than what every module has, or what nobody needs to hear of."""
+    return role not in ROLES and role not in DERIVED_ROLES
 
 
 def _kind(leaf: Leaf) -> Kind:

@@ -6,7 +6,7 @@ nothing else on either side, and nothing else contradicts its name: then it is t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from collections.abc import Set as AbstractSet
 
 from torchgraft.core.match import Leaf
@@ -17,6 +17,8 @@ from torchgraft.matching.tables.packing import FUSED
 
 Pairs = Sequence[tuple[Leaf, Leaf]]
 Shapes = tuple[Iterable[Shape], Iterable[Shape]]
+# Classes of modules whose rows are outputs, and not entries of a table: the layers of torch.nn itself.
+LAYERS = frozenset({"Linear", "NonDynamicallyQuantizableLinear", "Conv1d", "Conv2d", "Conv3d"})
 
 
 def have_nowhere_else(unlike: Pairs, shapes: Shapes) -> bool:
@@ -33,6 +35,22 @@ def have_nowhere_else(unlike: Pairs, shapes: Shapes) -> bool:
     return _classes(a.shape for a, _ in large).isdisjoint(theirs) and _classes(b.shape for _, b in large).isdisjoint(
         ours
     )
+
+
+def only_rows_differ(unlike: Pairs, shapes: Shapes, owners: Container[str]) -> bool:
+    """Return whether they are also whole layers that have other rows, which can't be made of the old ones.
+
+    `owners` are the modules of the model of which some tensor is none of the `unlike` ones.
+    """
+    fits = all(_has_other_rows(a, b) and b.owner not in owners for a, b in unlike)
+    return fits and have_nowhere_else(unlike, shapes)
+
+
+def _has_other_rows(source: Leaf, target: Leaf) -> bool:
+    a, b = source.shape, target.shape
+    known = target.role == "weight" or (target.role == "bias" and len(b) == 1)
+    layer = known and source.role == target.role and target.kind in LAYERS
+    return layer and len(a) == len(b) and a[0] != b[0] and a[1:] == b[1:] and 0 not in (*a, *b)
 
 
 def _is_plain(leaf: Leaf) -> bool:

@@ -110,6 +110,15 @@ def _has_its_rows(leaf: Leaf, projection: Shape) -> bool:
     return leaf.shape[:1] == projection[:1] and leaf.shape[1:] != projection[1:]
 
 
+def paired_alike(ours: Iterable[str], theirs: Iterable[str]) -> bool:
+    """Return whether names of tensors tell no two ways for a projection of both sides, whose rows they say to pair."""
+    one, other = ({name.rpartition(".")[0] for name in names} for names in (ours, theirs))
+    if one == other:
+        return True
+    known, there = _pairings(one), _pairings(other)
+    return all(known[path][0].layout == there[path][0].layout for path in known.keys() & there.keys())
+
+
 def _pairings(owners: Collection[str], architecture: str = "") -> dict[str, tuple[Pairing, str]]:
     """Return what goes for the projections among the modules `owners`, each with the block that it stands in."""
     found: dict[str, tuple[Pairing, str]] = {}
