@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from torchgraft.contradictions import expect_consistent
@@ -167,15 +168,8 @@ def _plan_of_all(source: Source, given: Given, same_values: SameValues | None = 
     def matched(same: Mapping[str, str]) -> Matching:
         return match(left, models, asked, Known(renamed=given.renames, same=same, placed=taken))
 
-    matching = matched(shared)
-    repeats: Mapping[str, str] = {}
-    if not ranks and _is_open(matching):
-        repeats = same_values(left, seen) if same_values else _repeats(source, choice.network, left, seen)
-    if repeats:
-        log.debug(
-            "that leaves something open, and %d tensors hold others' values again: matched once more", len(repeats)
-        )
-        matching = matched({**shared, **repeats})
+    find = same_values or partial(_repeats, source, choice.network)
+    matching, repeats = _with_repeats(matched, shared, lambda: {} if ranks else find(left, seen))
     preferences = Preferences(
         is_fresh=rules.is_fresh, is_zero=rules.is_zero, on_doubt=request.on_doubt, accept=request.accept
     )
@@ -193,6 +187,25 @@ def _plan_of_all(source: Source, given: Given, same_values: SameValues | None = 
     )
     plan = adapt(matching, target, specs, inputs)
     return replace(plan, objections=(*_fits_several_networks(matching), *_several_networks(choice, matching)))
+
+
+def _with_repeats(
+    matched: Callable[[Mapping[str, str]], Matching],
+    shared: Mapping[str, str],
+    find: Callable[[], Mapping[str, str]],
+) -> tuple[Matching, Mapping[str, str]]:
+    """Return the matching, and which tensors hold others' values again, which is asked only where it leaves something open.
+
+    `shared` are the names of the file that are one tensor.
+    """
+    matching = matched(shared)
+    repeats = find() if _is_open(matching) else {}
+    if repeats:
+        log.debug(
+            "that leaves something open, and %d tensors hold others' values again: matched once more", len(repeats)
+        )
+        matching = matched({**shared, **repeats})
+    return matching, repeats
 
 
 def _models(source: Source, given: Given, seen: Target) -> Models:

@@ -69,9 +69,8 @@ def _wider(name: str) -> Iterator[str]:
     for count in range(1, len(parts) + 1):
         path = ".".join(parts[:count])
         every = ".".join("*" if part.isdecimal() else part for part in parts[:count])
-        named = any(
-            not part.isdecimal() for part in parts[: min(count, len(parts) - 1)]
-        )  # `*.weight` would mean too much
+        # `*.weight` would mean too much
+        named = any(not part.isdecimal() for part in parts[: min(count, len(parts) - 1)])
         if every != path and named:
             yield every if count == len(parts) else f"{every}.*"
         yield path
