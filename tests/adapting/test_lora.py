@@ -9,7 +9,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 import torchgraft as tg
-from torchgraft.adapting.lora import stated_scale
+from torchgraft.adapting.adapter_config import stated_scale
 from torchgraft.core.errors import UsageError
 
 
@@ -46,6 +46,7 @@ def merged_and_saved(folder, targets, **config):
         (["up", "turned", "embed"], {"use_rslora": True}),
         (["up", "square"], {"alpha_pattern": {"up": 9}, "rank_pattern": {"square": 4}}),
         (["up", "conv"], {"use_dora": True}),
+        (["up"], {"alpha_pattern": {"^up": 9}}),
     ],
 )
 def test_agrees_with_peft(tmp_path, targets, config, place):
@@ -93,6 +94,17 @@ def factors(stem="base_model.model.up"):
         ({"base_model.model.up.lokr_w1": torch.zeros(6, 2)}, 0.5, "merge this file with the library"),
         ({"base_model.model.gone.lora_A.weight": torch.zeros(2, 6)}, 0.5, "can't be merged, e.g. .*gone.lora_A"),
         (factors("base_model.model.gone"), 0.5, "1 adapted module is not in the model"),
+        (
+            {"base_model.model.up.scalar": torch.zeros(())},
+            0.5,
+            "up.scalar is beside the adapter of base_model.model.up",
+        ),
+        ({"base_model.model.up.linear.weight": torch.zeros(6, 6)}, 0.5, "linear.weight is beside the adapter"),
+        (
+            {"base_model.model.embed.token_adapter.trainable_tokens_delta": torch.zeros(2, 6)},
+            0.5,
+            "can't be merged, e.g. .*embed",
+        ),
     ],
 )
 def test_what_cannot_be_merged_is_refused_and_nothing_changes(more, asked, said):
@@ -161,14 +173,33 @@ def test_a_configuration_that_does_not_say_the_scale(config, said):
         stated_scale("model.up", 2, config)
 
 
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"init_lora_weights": "pissa_niter_4"}, "init_lora_weights 'pissa_niter_4': .* trained beside what was left"),
+        ({"init_lora_weights": "OLORA"}, "trained beside what was left"),
+        ({"peft_type": "LILY"}, "says peft_type 'LILY'"),
+        ({"layer_replication": [[0, 2], [1, 3]]}, "says layer_replication"),
+        ({"alora_invocation_tokens": [5]}, "says alora_invocation_tokens"),
+        ({"target_parameters": ["up.weight", "up.second"]}, "says target_parameters 'up.second'"),
+    ],
+)
+@pytest.mark.parametrize("asked", [True, 2.0])
+def test_adapters_that_belong_to_other_weights_or_do_more_are_refused(tmp_path, config, said, asked):
+    tg.save(tmp_path / "adapter_model.safetensors", factors())
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "lora_alpha": 4, "r": 2} | config))
+    with pytest.raises(UsageError, match=said):
+        tg.load(Net(), tmp_path, merge_lora=asked)
+
+
 def test_patterns_name_ends_of_modules():
-    config = {"lora_alpha": 8, "alpha_pattern": {"layers.0.up": 3, "^model.down": 5}}
-    assert [stated_scale(m, 2, config) for m in ("a.layers.0.up", "players.0.up", "model.down", "up")] == [
-        1.5,
-        4,
-        2.5,
-        4,
-    ]
+    config = {"lora_alpha": 8, "alpha_pattern": {"layers.0.up": 3, "^net.down": 5}}
+    modules = ("a.layers.0.up", "players.0.up", "net.down", "base_model.model.net.down", "tower.net.down", "up")
+    assert [stated_scale(module, 2, config) for module in modules] == [1.5, 4, 2.5, 2.5, 4, 4]
+
+
+def test_the_scale_of_loha_has_another_name():
+    assert stated_scale("up", 2, {"peft_type": "LOHA", "alpha": 5, "lora_alpha": 7}) == 2.5
 
 
 def test_a_broken_configuration_is_said(tmp_path):

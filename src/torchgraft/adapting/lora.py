@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from functools import partial
-from math import isfinite, sqrt
 
+from torchgraft.adapting.adapter_config import expect_plain_base, stated_scale
 from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.grounds import Ground
 from torchgraft.core.names import wrappers
@@ -25,7 +26,7 @@ from torchgraft.ops import DoraMerge, LohaMerge, LoraMerge, Transpose
 PARTS = {
     "lora_down": "down", "lora_A": "down", "lora_embedding_A": "down", "lora_up": "up", "lora_B": "up",
     "lora_embedding_B": "up", "lora_a": "down", "lora_b": "up", "alpha": "alpha",
-    "lora_magnitude_vector": "magnitude", "dora_scale": "magnitude",
+    "lora_magnitude_vector": "magnitude", "dora_scale": "magnitude", "magnitude": "magnitude",
     "hada_w1_a": "up", "hada_w1_b": "down", "hada_w2_a": "up 2", "hada_w2_b": "down 2",
 }  # fmt: skip
 # What older versions of diffusers write: factors with a dot, and before that in the processor of an attention, beside the
@@ -33,11 +34,15 @@ PARTS = {
 _DOTTED = re.compile(r"(?<=\.)lora\.(down|up)(?=\.)")
 _IN_PROCESSOR = re.compile(r"(?:\.processor)?\.(to_\w+)_lora\.(down|up)(?=\.)")
 # What its name shows to belong to an adapter, whether it can be merged or not.
-_ADAPTERS = re.compile(r"(?:^|\.)(?:lora[_.]|hada_|lokr_|oft_|dora_|ia3_)|_lora\.(?:down|up)\.")
+_ADAPTERS = re.compile(
+    r"(?:^|\.)(?:lora[_.]|hada_|lokr_|oft_|dora_|ia3_|token_adapter\.|trainable_tokens_)|_lora\.(?:down|up)\."
+)
 # Modules whose weight is stored [in, out]. Of tables PEFT keeps the factors turned likewise, and says so in their names.
 TURNED = frozenset({"Conv1D"})
 # Where a file holds the weight that the adapter belongs to as well, behind the name of the module.
 BASES = (".base_layer.weight", ".weight")
+# What else such a file may hold of a module with an adapter: what the layer is without it.
+_OF_THE_LAYER = (".base_layer.", ".weight", ".bias")
 # A module that was trained as a whole beside the adapters, under the name of an adapter; what it was before lies beside it.
 _TRAINED = re.compile(r"(?P<stem>.*)\.modules_to_save\.[^.]+\.(?P<role>.*)")
 _BEFORE = ".original_module."
@@ -94,6 +99,7 @@ def lora_steps(network: Network, target: Target, scales: Scales, names: Names) -
             is unknown; or the model has no values yet that an adapter could be added to.
     """
     specs = network.specs
+    expect_plain_base(scales.config)
     adapters = adapters_in(specs)
     if not adapters:
         raise UsageError(
@@ -218,7 +224,21 @@ def adapters_in(specs: Mapping[str, TensorSpec]) -> list[Adapter]:
             f"{len(strange)} tensors of adapters can't be merged, e.g. {printable(strange[0])}: LoRA, DoRA and LoHa can be; "
             "merge this file with the library that wrote it"
         )
+    _expect_no_more({adapter.stem for adapter in whole if base_of(adapter, specs) is None}, specs, taken)
     return whole
+
+
+def _expect_no_more(stems: AbstractSet[str], specs: Mapping[str, TensorSpec], taken: Container[str]) -> None:
+    """Raise UsageError where a module that the file holds nothing but an adapter of has a tensor that is no part of one."""
+    for key in specs if stems else ():
+        at = -1 if key in taken else key.find(".")
+        while at >= 0:
+            if key[:at] in stems and not key[at:].startswith(_OF_THE_LAYER):
+                raise UsageError(
+                    f"{printable(key)} is beside the adapter of {printable(key[:at])}, and is no part of one that can be "
+                    "merged: merge this file with the library that wrote it, or leave this tensor out of the checkpoint"
+                )
+            at = key.find(".", at + 1)
 
 
 def split_key(key: str) -> tuple[str, str]:
@@ -331,37 +351,3 @@ def _through(feed: Feed, spec: TensorSpec) -> TensorSpec:
     for op in feed.ops:
         spec = op.out_spec([spec])
     return spec
-
-
-REMEDY = "give merge_lora=lora_alpha / r"
-
-
-def stated_scale(stem: str, rank: int, config: object) -> float:
-    """Return the scale of an adapter of `rank` at the module `stem`.
-
-    lora_alpha / rank, or lora_alpha / sqrt(rank) with use_rslora (Kalajdzievski, 2023, arXiv:2312.03732); a module that
-    alpha_pattern names has an alpha of its own.
-
-    Raises:
-        UsageError: the configuration doesn't say it.
-    """
-    if not isinstance(config, Mapping):
-        raise UsageError(
-            f"{printable(stem)} has no alpha in the file, and no adapter_config.json lies beside it: {REMEDY} as it says"
-        )
-    alpha = _alpha(stem, config)
-    if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not isfinite(alpha):
-        raise UsageError(f"adapter_config.json says no number for lora_alpha of {printable(stem)}: {REMEDY}")
-    return alpha / (sqrt(rank) if config.get("use_rslora") is True else rank)
-
-
-def _alpha(stem: str, config: Mapping[str, object]) -> object:
-    """Return the alpha of a module: PEFT reads patterns as ends of module names (or as regular expressions)."""
-    patterns = config.get("alpha_pattern")
-    for pattern, alpha in patterns.items() if isinstance(patterns, Mapping) else ():
-        end = str(pattern).removeprefix("^").replace("\\.", ".")
-        if re.search(r"[^\w.\-]", end):
-            raise UsageError(f"adapter_config.json: alpha_pattern {printable(str(pattern))} is no plain name: {REMEDY}")
-        if stem == end or stem.endswith("." + end):
-            return alpha
-    return config.get("lora_alpha")
