@@ -45,6 +45,30 @@ def test_scales_of_unknown_blocks_are_refused(counts):
     assert torch.equal(model["fc"].weight, before)
 
 
+@pytest.mark.parametrize(
+    ("scale", "more", "said"),
+    [
+        (torch.full((8, 2), 127, dtype=torch.uint8), {}, "kept as uint8"),  # exponents of MXFP8
+        (torch.ones(3), {}, r"scales \[3\] leave"),  # one for each of three parts that were fused
+        (torch.ones(4), {}, r"scales \[4\] leave"),  # one for each column
+        (torch.ones(()), {"fc.weight_zero_point": torch.ones(())}, "weight_zero_point changes as well"),
+    ],
+)
+def test_8_bit_floats_with_scales_of_another_kind_are_refused(scale, more, said):
+    rows = 8 if scale.dim() != 1 else 12
+    file = {"fc.weight": torch.randn(rows, 4).to(torch.float8_e4m3fn), "fc.weight_scale": scale} | more
+    with pytest.raises(tg.PlanRefusedError, match=said):
+        tg.load(nn.ModuleDict({"fc": nn.Linear(4, rows, bias=False)}), file)
+
+
+def test_blocks_of_bytes_beside_their_scales_are_packed():
+    """MXFP4 as gpt-oss has it: two values in a byte, one exponent for 32 of them."""
+    file = {"a.bias": torch.ones(8), "up_blocks": torch.ones(2, 8, 1, 16, dtype=torch.uint8)}
+    file["up_scales"] = torch.ones(2, 8, 1, dtype=torch.uint8)
+    with pytest.raises(tg.PlanRefusedError, match="up_blocks: packed"):
+        tg.load(nn.ModuleDict({"a": nn.Linear(8, 8)}), file)
+
+
 def four_bits(shape, block):
     """Return a weight, and the same in the layout of bitsandbytes' QuantState."""
     numel = shape[0] * shape[1]
@@ -129,3 +153,40 @@ def test_a_spectral_norm_is_that_of_the_matrix_whose_rows_are_the_outputs(norm, 
     model = copy.deepcopy(layer)
     tg.load(nn.ModuleDict({"up": model}), nn.ModuleDict({"up": old}).state_dict())
     torch.testing.assert_close(model.weight, old.weight)
+
+
+@pytest.mark.parametrize("norm", [parametrizations.spectral_norm, spectral_norm])
+def test_a_spectral_norm_over_the_other_dimension_of_a_square_matrix_is_refused(norm):
+    made = norm(nn.Linear(5, 5), dim=1)
+    for _ in range(9):
+        made(torch.randn(2, 5))
+    with pytest.raises(tg.CheckpointError, match="fit its other dimension better than 0"):
+        tg.load(nn.Linear(5, 5), made.state_dict())
+
+
+class Shifted(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.shift = nn.Parameter(torch.ones(()))
+
+    def forward(self, weight):
+        return weight + self.shift
+
+
+@pytest.mark.parametrize("norm", [parametrizations.spectral_norm, parametrizations.weight_norm])
+def test_a_weight_that_another_parametrization_changes_again_is_refused(norm):
+    made = norm(nn.Linear(6, 4))
+    nn.utils.parametrize.register_parametrization(made, "weight", Shifted())
+    model = nn.Linear(6, 4)
+    before = model.weight.detach().clone()
+    with pytest.raises(tg.PlanRefusedError):
+        tg.load(model, made.state_dict())
+    assert torch.equal(model.weight, before)
+
+
+def test_two_originals_of_one_size_are_no_magnitude_and_direction():
+    model = nn.ModuleDict({"a": nn.Linear(4, 4, bias=False), "b": nn.Linear(4, 4)})
+    file = {f"a.parametrizations.weight.original{part}": torch.randn(4, 4) for part in (0, 1)}
+    file |= {f"b.{name}": value for name, value in nn.Linear(4, 4).state_dict().items()}
+    with pytest.raises(tg.PlanRefusedError, match=r"a\.weight <- .* is in doubt"):
+        tg.load(model, file)

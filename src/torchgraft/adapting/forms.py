@@ -41,6 +41,9 @@ class Obstacle:
     ground: Ground = Ground.FORM
 
 
+# What may stand behind the name of an 8-bit weight besides its scale, and changes it, too (compressed-tensors, ModelOpt).
+_MORE_THAN_SCALES = ("_zero_point", "_scale_2")
+
 # The ops that compute a tensor from those under these keys, and how, in words.
 Baked: TypeAlias = "tuple[tuple[str, ...], tuple[Op, ...], str]"
 
@@ -127,12 +130,7 @@ def _bake(source: Leaf, specs: Mapping[str, TensorSpec], wanted: Shape, kind: st
     if source.form == "pruned":
         return source.keys, (ApplyMask(),), "pruning mask applied"
     if source.form == "fp8":
-        block = _block(specs[source.keys[0]].shape, specs[source.keys[1]].shape)
-        if block is None:
-            scales = list(specs[source.keys[1]].shape)
-            text = f"8-bit float weight (quantised) whose scales {scales} leave the size of a block open"
-            return Obstacle(text, Ground.QUANTISED)
-        return source.keys, (DequantBlocks(block),), f"8-bit float times its scale, blocks of {list(block)}"
+        return _eight_bits(source, specs)
     if source.form == "bnb4":
         return _four_bits(source, specs, wanted)
     return Obstacle(f"{source.form} packing (quantised) is not decoded", Ground.QUANTISED)
@@ -142,6 +140,24 @@ def _spectral_dim(weight: Shape, left: Shape, kind: str) -> int:
     """Return the axis whose indices are the rows of the matrix W: the outputs', which transposed convolutions keep second."""
     fitting = [dim for dim in (0, 1) if left == weight[dim : dim + 1]]
     return 1 if fitting == [1] or (1 in fitting and kind.startswith("ConvTranspose")) else 0
+
+
+def _eight_bits(source: Leaf, specs: Mapping[str, TensorSpec]) -> Baked | Obstacle:
+    """Return the product of 8-bit floats and their scales."""
+    weight, scale = (specs[key] for key in source.keys)
+    more = next((key for end in _MORE_THAN_SCALES if (key := weight.name + end) in specs), None)
+    text = ""
+    if not scale.dtype.is_float:  # exponents of two as bytes, in MXFP8
+        text = f"8-bit float weight (quantised) whose scales are kept as {scale.dtype}, which is not decoded"
+    elif more is not None:
+        text = f"8-bit float weight (quantised) that {more} changes as well, which is not decoded"
+    if text:
+        return Obstacle(text, Ground.QUANTISED)
+    block = _block(weight.shape, scale.shape)
+    if block is None:
+        text = f"8-bit float weight (quantised) whose scales {list(scale.shape)} leave the size of a block open"
+        return Obstacle(text, Ground.QUANTISED)
+    return source.keys, (DequantBlocks(block),), f"8-bit float times its scale, blocks of {list(block)}"
 
 
 def _four_bits(source: Leaf, specs: Mapping[str, TensorSpec], wanted: Shape) -> Baked | Obstacle:
@@ -162,10 +178,12 @@ def _block(weight: Shape, scale: Shape) -> tuple[int, ...] | None:
     """Return the size of the blocks that have one scale each; None where the shapes leave it open.
 
     300 rows in 3 blocks are 100 + 100 + 100, or 128 + 128 + 44, the last one cut short: a size that stands alone along
-    another dimension decides.
+    another dimension decides. Scales without axes of their own are for rows.
     """
     if prod(scale) == 1:
         return weight
+    if len(scale) == 1 < len(weight) and scale != weight[:1]:
+        return None  # as many as parts that were fused, or as columns
     scale = (*scale, *(1,) * (len(weight) - len(scale)))
     if len(scale) != len(weight) or min(scale) < 1:
         return None

@@ -10,6 +10,7 @@ from torchgraft.adapting.lora import adapted_network, is_adapter
 from torchgraft.adapting.orientation import last_list
 from torchgraft.adapting.rotary import is_named, names_differ
 from torchgraft.adapting.tables import FLATTENED, PACKED_ROLES
+from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import printable
 from torchgraft.core.formatting import listed, tensors
 from torchgraft.core.grounds import Ground
@@ -265,7 +266,7 @@ def packed(plan: Plan) -> Iterator[Objection]:
         yield Objection(
             "quantised", f"{listed(names)}: {text}; dequantise the file with the library that packed it", names
         )
-    unknown = tuple(u.spec.name for u in plan.unused if u.spec.name.rpartition(".")[2] in PACKED_ROLES)
+    unknown = tuple(u.spec.name for u in plan.unused if _is_packed(u.spec, plan))
     if unknown:
         yield Objection(
             "quantised",
@@ -284,6 +285,13 @@ def packed(plan: Plan) -> Iterator[Objection]:
             whole,
         )
     yield from _unscaled(plan)
+
+
+def _is_packed(spec: TensorSpec, plan: Plan) -> bool:
+    """Return whether a tensor is packed by its name, or is bytes called blocks beside their scales (MXFP4 of gpt-oss)."""
+    stem = spec.name.removesuffix("_blocks")
+    blocks = stem != spec.name and spec.dtype is DType.U8 and f"{stem}_scales" in plan.source_specs
+    return blocks or spec.name.rpartition(".")[2] in PACKED_ROLES
 
 
 def _is_integer_weight(spec: TensorSpec) -> bool:

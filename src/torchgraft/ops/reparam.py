@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
+from torchgraft.core.errors import CorruptCheckpointError
 from torchgraft.core.specs import Shape, TensorSpec
 from torchgraft.core.types import Tensor
 from torchgraft.ops.base import BaseOp, widened, with_shape
@@ -94,6 +95,15 @@ class WeightNormSplit(BaseOp):
         return f"weight norm split, {'magnitude' if self.part == 'g' else 'direction'}"
 
 
+# The power iteration leaves u along W v; a step of training turns it a little.
+_ALONG = 0.9
+
+
+def _along(a: Tensor, b: Tensor) -> float:
+    """Return the cosine between two vectors, without its sign."""
+    return abs(float(a @ b)) / max(float(a.norm() * b.norm()), 1e-12)
+
+
 @dataclass(frozen=True, slots=True)
 class SpectralNormBake(BaseOp):
     """Divides a weight by its largest singular value: (w, u, v) becomes w / (u · W v).
@@ -120,8 +130,19 @@ class SpectralNormBake(BaseOp):
         return w
 
     def run(self, values: Sequence[Tensor]) -> Tensor:
+        """Return the normalised weight.
+
+        Raises:
+            CorruptCheckpointError: the vectors are those of the turned matrix, as shapes don't tell of one with equal sides.
+        """
         w, u, v = widened(values)
-        sigma = u @ (w.movedim(self.dim, 0).flatten(1) @ v)
+        matrix = w.movedim(self.dim, 0).flatten(1)
+        sigma = u @ (matrix @ v)
+        if w.dim() == 2 and u.shape == v.shape and _along(matrix @ v, u) < _ALONG < _along(matrix.t() @ v, u):
+            raise CorruptCheckpointError(
+                f"the vectors of a spectral norm over a square weight fit its other dimension better than {self.dim}: take the norm "
+                "off with torch before saving"
+            )
         return (w / sigma).to(values[0].dtype)
 
     def describe(self) -> str:

@@ -9,7 +9,8 @@ GPT-2's own code keeps the layers of its blocks as [1, in, out]: https://github.
 
 from __future__ import annotations
 
-from collections import defaultdict
+import re
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
@@ -22,6 +23,9 @@ from torchgraft.matching.tables.packing import QKV
 KERNEL = "kernel"
 BIASES = {KERNEL: "bias", "w": "b"}
 PROJECTIONS = frozenset(QKV)
+# What torch puts between a module and the tensors of a parametrized weight, and those up to the weight's name.
+_PARAMETRIZED = "parametrizations."
+_STEM = re.compile(r"(?:.*\.)?parametrizations\.[^.]+\.")
 # Before the role of a weight: the one that is trained, of which the other, beside it, is what quantisation makes (Distiller).
 MASTER = "float_"
 
@@ -54,6 +58,8 @@ def find_forms(specs: Mapping[str, TensorSpec]) -> tuple[dict[str, Form], dict[s
                 if form is not None:
                     forms.update(dict.fromkeys(form.keys, form))
                     break
+    for key in _changed_again(specs, forms):
+        del forms[key]
     for key in specs:
         plain, copies = _trained(key, specs)
         if plain:
@@ -98,24 +104,36 @@ def _has_sibling(specs: Mapping[str, TensorSpec], owner: str) -> bool:
 
 def _weight_norm(key: str, stem: str, specs: Mapping[str, TensorSpec]) -> Form | None:
     direction = specs.get(stem + "_v")
-    magnitude = specs[key]
-    if direction is None or stem in specs or len(direction.shape) != len(magnitude.shape):
-        return None
-    if any(g not in (1, v) for g, v in zip(magnitude.shape, direction.shape, strict=True)):
+    if direction is None or stem in specs or not specs[key].shape or not _goes_with(specs[key].shape, direction.shape):
         return None
     return Form(stem, "weight_norm", (key, stem + "_v"), direction.shape, direction.dtype)
 
 
+def _goes_with(magnitude: Shape, direction: Shape) -> bool:
+    """Return whether a magnitude has one value for all of a weight, or one for each index of a dimension."""
+    if not magnitude:
+        return True
+    fits = len(magnitude) == len(direction) and all(g in (1, v) for g, v in zip(magnitude, direction, strict=True))
+    return fits and sum(g != 1 for g in magnitude) <= 1
+
+
+def _changed_again(specs: Mapping[str, TensorSpec], forms: Mapping[str, Form]) -> list[str]:
+    """Return the keys of parametrized weights that have more tensors than their form: another one changes them again."""
+    held = Counter(found[0] for key in specs if _PARAMETRIZED in key and (found := _STEM.match(key)))
+    kept = {key: found[0] for key in forms if _PARAMETRIZED in key and (found := _STEM.match(key))}
+    return [key for key, stem in kept.items() if held[stem] > len(forms[key].keys)]
+
+
 def _parametrized_weight_norm(key: str, stem: str, specs: Mapping[str, TensorSpec]) -> Form | None:
     other = specs.get(stem + ".original1")
-    if other is None:
+    if other is None or not _goes_with(specs[key].shape, other.shape):
         return None
     return Form(_parametrized(stem), "weight_norm", (key, stem + ".original1"), other.shape, other.dtype)
 
 
 def _parametrized(stem: str) -> str:
     """Return the name of a weight by what its parametrization's tensors begin with: a.weight of a.parametrizations.weight."""
-    owner, mark, role = f".{stem}".rpartition(".parametrizations.")
+    owner, mark, role = f".{stem}".rpartition(f".{_PARAMETRIZED}")
     return f"{owner}.{role}".removeprefix(".") if mark else stem
 
 
