@@ -1,5 +1,6 @@
 """Files of frameworks that keep channels last: flattened maps, transposed convolutions, depthwise kernels."""
 
+import copy
 from itertools import pairwise
 
 import pytest
@@ -101,3 +102,51 @@ def test_biases_of_kernels_without_a_place_show_where_outputs_stand(named):
     state[named.format("second", "kernel")] = torch.randn(5, 3, 3, 3)
     tg.load(model, state, policy=tg.Policy(coverage=tg.Verdict.WARN))
     assert torch.equal(model["first"].weight, file["first"])
+
+
+def as_kernels(model):
+    """Return the weights of convolutions as TensorFlow keeps them."""
+    orders = {3: (2, 1, 0), 4: (2, 3, 1, 0)}
+    return {
+        key.replace("weight", "kernel"): v.permute(orders.get(v.dim(), tuple(range(v.dim())))).contiguous()
+        for key, v in model.state_dict().items()
+    }
+
+
+@pytest.mark.parametrize("layer", [nn.Conv2d(3, 3, 3), nn.Conv1d(5, 5, 5), nn.Conv1d(7, 5, 5)])
+def test_a_kernel_that_fits_in_several_orders_goes_by_what_it_is_called(layer):
+    old, new = nn.ModuleDict({"a": layer}), nn.ModuleDict({"a": copy.deepcopy(layer)})
+    report = tg.load(new, {key: value + 1 for key, value in as_kernels(old).items()})
+    torch.testing.assert_close(new["a"].weight, old["a"].weight + 1)
+    assert report.plan.by_slot["a.weight"].certainty is Certainty.LIKELY
+
+
+def test_a_kernel_called_w_that_fits_in_several_orders_is_in_doubt():
+    plan = tg.plan(nn.ModuleDict({"a": nn.Conv2d(3, 3, 3)}), {"a.w": torch.ones(3, 3, 3, 3), "a.b": torch.ones(3)})
+    assert plan.doubtful[0].why.text.endswith("(as in Haiku) or its first")
+
+
+@pytest.mark.parametrize("name", ["weight", "kernel"])
+def test_kernels_of_fewer_axes_are_in_the_order_of_those_of_more(name):
+    def made():
+        return nn.ModuleDict({"a": nn.Conv1d(4, 6, 3), "b": nn.Conv2d(4, 6, 3), "c": nn.Conv2d(3, 3, 3)})
+
+    old, new = made(), made()
+    tg.load(new, {key.replace("kernel", name): value for key, value in as_kernels(old).items()})
+    assert all(torch.equal(new[key].weight, old[key].weight) for key in "abc")
+
+
+def test_a_depthwise_kernel_of_three_colours_tells_nothing_of_other_kernels():
+    """[3, 3, 3, 1] has the sizes of [out, height, width, in] as well."""
+    old, new = (nn.ModuleDict({"dw": nn.Conv2d(3, 3, 3, groups=3, bias=False), "c": nn.Conv2d(3, 3, 3)}) for _ in "ab")
+    file = as_kernels(old) | {"dw.depthwise_kernel": old["dw"].weight.permute(2, 3, 0, 1).contiguous()}
+    del file["dw.kernel"]
+    tg.load(new, file)
+    assert all(torch.equal(new[key].weight, old[key].weight) for key in ("dw", "c"))
+
+
+def test_a_kernel_beside_others_in_two_orders_is_in_doubt():
+    model = nn.ModuleDict({"a": nn.Conv2d(4, 6, 3), "b": nn.Conv2d(4, 6, 3), "c": nn.Conv2d(3, 3, 3)})
+    file = model.state_dict()
+    file |= {"a.weight": torch.ones(3, 3, 4, 6), "b.weight": torch.ones(6, 3, 3, 4)}
+    assert "several orders" in tg.plan(model, file).doubtful[0].why.text

@@ -2,12 +2,12 @@
 
 from torchgraft.adapting.adapt import adapt, requested_steps, weighed
 from torchgraft.adapting.copies import copied
-from torchgraft.adapting.fit import KERNEL_RULES
 from torchgraft.adapting.inputs import PlanInputs
 from torchgraft.adapting.objections import objections_to
 from torchgraft.adapting.options import AxisNames, Options
 from torchgraft.adapting.ranks import rank_note
 from torchgraft.adapting.remarks import named_row_notes
+from torchgraft.adapting.resized import KERNEL_RULES
 from torchgraft.adapting.rewrites import Preferences, with_preferences
 from torchgraft.adapting.starts import STARTS
 from torchgraft.adapting.unmatched import SecondNames

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from torchgraft.adapting.facts import Facts, unflattened
-from torchgraft.adapting.fit import UNCHANGED, Fit, exact_fit, gains_depth, mismatch, resized_fit
+from torchgraft.adapting.fit import UNCHANGED, Fit, exact_fit, mismatch
 from torchgraft.adapting.forms import Obstacle, Piece, from_stored_shape, pieces, whole
 from torchgraft.adapting.fused import (
     conventions,
@@ -21,6 +21,7 @@ from torchgraft.adapting.fused import (
 from torchgraft.adapting.options import Options, option_for
 from torchgraft.adapting.positions import position_fit, told_grids
 from torchgraft.adapting.recurrent import torn_cells, unordered_gates
+from torchgraft.adapting.resized import gains_depth, resized_fit
 from torchgraft.adapting.rotary import with_pairs
 from torchgraft.adapting.rows import row_fit, told_of_shrinking, vocabulary_fit
 from torchgraft.adapting.written import as_run

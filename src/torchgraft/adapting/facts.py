@@ -9,7 +9,7 @@ from itertools import pairwise
 from torchgraft.adapting.fit import Fit
 from torchgraft.adapting.inputs import PlanInputs
 from torchgraft.adapting.options import Options
-from torchgraft.adapting.orientation import MATRIX_TABLES, WEIGHTS, Layout, read_layout
+from torchgraft.adapting.orientation import MATRIX_TABLES, ORDERS, WEIGHTS, Layout, read_layout
 from torchgraft.adapting.positions import Side, read_side
 from torchgraft.adapting.rows import changed_vocabularies
 from torchgraft.core.match import Leaf, Match, Matching
@@ -66,7 +66,7 @@ def gather_facts(matching: Matching, specs: Mapping[str, TensorSpec], target: Ta
         ),
         first_convs=first_convolutions(matches, leaves),
         keyed=frozenset(m.target.keys[0].rpartition(".")[0] for m in matches if _has_keys(m.target)),
-        flattened=behind_maps(leaves[1]) if layout.kernel and not layout.plain_kernels else {},
+        flattened=behind_maps(leaves[1]) if layout.kernel in ORDERS and not layout.plain_kernels else {},
         network=inputs.network,
         library=target.library,
         vocabularies=changed_vocabularies(matches),

@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
+from collections.abc import Container
 from dataclasses import dataclass, replace
 from math import prod
 
 from torchgraft.adapting.orientation import (
+    DISPUTED,
     KERNEL_LAYOUTS,
     MATRIX_TABLES,
     WEIGHTS,
     Layout,
+    in_order,
+    is_depthwise,
     is_matrix,
     is_raw_matrix,
     is_transposed,
     last_list,
     permuted,
 )
-from torchgraft.core.grounds import Ground
 from torchgraft.core.match import Leaf
 from torchgraft.core.plan import Certainty, Op, Rows
 from torchgraft.core.specs import Shape
 from torchgraft.ops import (
-    AdaptInputChannels,
-    CropKernel,
-    InflateKernel,
-    PadKernel,
     Permute,
-    ResamplePatch,
     Reshape,
-    SelectRows,
     Transpose,
 )
 
@@ -48,13 +44,14 @@ EITHER_CHANNELS = (
 )
 # Of what has no other way to be told: see `matching/parts/forms.py` for kernels that have.
 INPUTS_FIRST = "but a kernel of TensorFlow or JAX keeps its inputs first, and nothing shows which axis that is here"
+IN_OUT = "as a kernel is in TensorFlow and JAX"
+HAIKU = "nothing shows whether the outputs of `w` are its last axis (as in Haiku) or its first"
 SQUARE_W = "square: nothing shows whether `w` is stored [in, out] (as in Haiku) or [out, in]"
 DEPTHWISE = "but a kernel for each channel alone and one that reads all channels into one are two things"
 CHANNELS_MOVE = (
     "but the input channels of one side would be another axis of the kernel on the other, as colours would be the "
     "depth of a volume"
 )
-OVERLAP = ", though the stride of a transposed convolution says how many of them add up in its output"
 MIRRORED = "one layer is a transposed convolution, which keeps [in, out] and mirrors its kernel, and the other is none"
 COLOURS, VIDEO = ((3,), 4), ((3,), 5)
 
@@ -159,12 +156,13 @@ def _is_turned(shape: Shape) -> bool | None:
 
 def _kernel(source: Leaf, target: Leaf, layout: Layout) -> Fit | None:
     """Return how tensors of equal rank fit: as they are, or with the axes of a kernel in another order."""
-    a, b, shared = source.shape, target.shape, layout.kernel
+    a, b = source.shape, target.shape
+    shared = in_order(a, layout.kernel)
     if a == b and shared is not None and not layout.plain_kernels and permuted(a, shared) == b:
         return Fit((Permute(shared),), "kernel axes in another order, like the other kernels of the file")
     if a == b:
-        return UNCHANGED
-    if _is_depthwise(a, b) and not is_transposed(target):
+        return _kernel_by_role(source, target, layout)
+    if is_depthwise(a, b) and not is_transposed(target):
         ops: tuple[Op, ...] = (Permute((2, 3, 0, 1)), *((Reshape(b),) if a[3] > 1 else ()))
         return Fit(ops, "depthwise, stored [height, width, channels, filters of each] (as in TensorFlow)")
     fits = (dims for dims in KERNEL_LAYOUTS.get(len(a), ()) if permuted(a, dims) == b)
@@ -172,9 +170,17 @@ def _kernel(source: Leaf, target: Leaf, layout: Layout) -> Fit | None:
     return None if dims is None else Fit((Permute(dims),), "kernel axes in another order")
 
 
-def _is_depthwise(a: Shape, b: Shape) -> bool:
-    """Whether a kernel [height, width, channels, filters of each] has the numbers of one [channels * filters, 1, ...]."""
-    return len(a) == len(b) == 4 and (a[0], a[1], a[2] * a[3], 1) == (*b[2:], b[0], b[1]) and a[3] < a[2]
+def _kernel_by_role(source: Leaf, target: Leaf, layout: Layout) -> Fit:
+    """Return how a kernel fits as it is, and in another order as well: what it is called tells, where no other kernel does."""
+    a = source.shape
+    last = KERNEL_LAYOUTS.get(len(a), ((),))[0]
+    if layout.kernel == DISPUTED and any(permuted(a, dims) == a for dims in KERNEL_LAYOUTS.get(len(a), ())):
+        return Fit((), "other kernels of the file have their axes in several orders", certainty=Certainty.DOUBT)
+    if layout.plain_kernels or source.role == target.role or permuted(a, last) != a:
+        return UNCHANGED
+    if source.role == "kernel":
+        return Fit((Permute(last),), f"kernel axes in another order, {IN_OUT}", certainty=Certainty.LIKELY)
+    return Fit((), HAIKU, certainty=Certainty.DOUBT) if source.role == "w" else UNCHANGED
 
 
 def _other_rank(a: Shape, b: Shape, *, is_stem: bool) -> Fit | None:
@@ -231,7 +237,7 @@ def _matrix(source: Leaf, target: Leaf, layout: Layout) -> Fit:
     if "." in tail and tail in layout.turned_tails and tail not in layout.straight_tails:
         return Fit((Transpose(),), f"square, transposed like the other {tail}")
     turned, straight = layout.among.get((source.turned, target.turned), (layout.turned, layout.straight))
-    as_in_torch = bool(layout.plain_kernels) and layout.kernel is None
+    as_in_torch = bool(layout.plain_kernels) and layout.kernel in (None, DISPUTED)
     if turned and not straight and not as_in_torch:
         return Fit((Transpose(),), "square, transposed like every matrix of the file whose shape shows it")
     if turned and (tail not in layout.straight_tails or tail in layout.turned_tails):
@@ -274,95 +280,8 @@ def _as_known(source: Leaf, target: Leaf) -> Fit:
 def _by_role(roles: Container[str]) -> Fit:
     """Return how a square matrix fits of which only what it is called on either side says how it is stored."""
     if "kernel" in roles:
-        return Fit((Transpose(),), "stored [in, out], as a kernel is in TensorFlow and JAX", certainty=Certainty.LIKELY)
+        return Fit((Transpose(),), f"stored [in, out], {IN_OUT}", certainty=Certainty.LIKELY)
     return Fit((), SQUARE_W, certainty=Certainty.DOUBT) if "w" in roles else UNCHANGED
-
-
-def resized_fit(
-    source: Leaf, target: Leaf, *, first_conv: bool, channels: str | None, kernel: str | None, groups: int = 1
-) -> Fit:
-    """Return how to change the size of a tensor by what its axes mean; a Fit without ops says why it stays fresh.
-
-    `channels` and `kernel` are the caller's rules for other input channels (of a linear layer: features), and for kernels of
-    another size. In a convolution of several `groups` each kernel has the channels of one group, which are no others' sum.
-    """
-    a, b = source.shape, target.shape
-    adapted = None
-    if a[1:2] != b[1:2] and a[0] == b[0] and (channels or (first_conv and groups == 1 and len(a) > 2)):
-        made = _channels(a[1], b[1], channels or "repeat")
-        adapted = made if channels else _unasked(made, a, b)
-    if adapted and len(a) == len(b) and a[2:] == b[2:]:
-        return adapted
-    if gains_depth(a, b) and (adapted or a[1] == b[1]):
-        before, deep = adapted or UNCHANGED, f"kernel inflated over {b[2]} steps of a new axis"
-        made = replace(before, ops=(*(before.ops or ()), InflateKernel(b)), rule=Ground.INFLATED_KERNEL)
-        text = f"{before.text}; {deep}" if adapted else deep
-        doubt = Certainty.DOUBT if is_transposed(target) else made.certainty
-        return replace(made, text=f"{text}{OVERLAP * is_transposed(target)}", certainty=doubt)
-    if len(a) == len(b) > 2 and a[:2] == b[:2] and (kernel or target.role in WEIGHTS):
-        return _kernel_size(a[2:], b[2:], kernel)
-    grouped = f"; the layer has {groups} groups, which see other channels each" if groups > 1 else ""
-    return Fit(None, mismatch(a, b) + grouped + _growing(a, b, target.kind))
-
-
-def _growing(a: Shape, b: Shape, kind: str) -> str:
-    """Return which argument fills a part of a table that has more rows, or of a layer that has more inputs; "" for others."""
-    sides = {"Embedding": (0, "grow_rows"), "Linear": (1, "in_channels")}
-    axis, option = sides.get(kind, (0, ""))
-    grows = option and len(a) == len(b) == 2 and a[axis] < b[axis] and a[1 - axis] == b[1 - axis]
-    return f"; {option}= keeps the first {a[axis]}, if they mean the same" if grows else ""
-
-
-def gains_depth(a: Shape, b: Shape) -> bool:
-    """Return whether a kernel of images has the outputs, height and width of one of volumes or clips."""
-    return len(b) == len(a) + 1 and len(a) >= 4 and a[0] == b[0] and b[3:] == a[2:]
-
-
-# How a kernel may get another size: new weights for patches of another size, or the same weights among zeros, or cut.
-KERNEL_RULES = ("resample", "pad", "crop")
-
-
-def _kernel_size(a: Shape, b: Shape, rule: str | None) -> Fit:
-    """Return how a kernel gets another size, on request only: other patches may as well mean that it is the wrong file."""
-    size = f"kernel {'x'.join(map(str, a))} in the file, {'x'.join(map(str, b))} in the model"
-    if not rule:
-        return Fit(None, f"{size}; kernels= resizes it")
-    ops: dict[str, Callable[[], Op]] = {
-        "resample": lambda: ResamplePatch(target=b, source=a),
-        "pad": lambda: PadKernel(source=a, target=b),
-        "crop": lambda: CropKernel(source=a, target=b),
-    }
-    return Fit((ops[rule](),), size, rule=Ground.KERNEL_SIZE)
-
-
-def _channels(old: int, size: int, rule: str) -> Fit:
-    """Return how a kernel gets other input channels; rules that keep the old ones make only those behind them."""
-    text, old_ones = f"input channels {old} -> {size}", tuple(range(min(old, size)))
-    if rule == "fresh":
-        keeps = f"{text}, the first {len(old_ones)} kept, new ones fresh"
-        cut = () if old <= size else (SelectRows(1, old_ones),)
-        return Fit(cut, keeps, rows=Rows(1, old_ones) if old < size else None, rule=Ground.INPUT_CHANNELS)
-    keeps_old = rule in ("zero", "fill-mean") or (rule.startswith("copy:") and size > 1)
-    made = Rows(1, tuple(range(old, size))) if keeps_old and old < size else None
-    return Fit((AdaptInputChannels(size, rule),), text, rule=Ground.INPUT_CHANNELS, made=made)
-
-
-def _unasked(fit: Fit, a: Shape, b: Shape) -> Fit:
-    """Return how a kernel gets other input channels unasked: of three timm keeps the first; of others nobody knows which.
-
-    Where it has one, and as many as outputs in the model, it may as well be one for each channel alone.
-    """
-    old, size = a[1], b[1]
-    if old == 1 and size == b[0]:
-        said = "in_channels= says that it has not"
-        text = f"{fit.text}, unless the file's layer has a kernel for each of {size} channels alone: {said}"
-        return replace(fit, text=text, certainty=Certainty.DOUBT)
-    if old < size or size == 1:
-        return fit
-    if old == len("RGB"):
-        return replace(fit, text=f"{fit.text}, as timm does it", certainty=Certainty.LIKELY)
-    text = f"{fit.text}, and which of the {old} the model's {size} are isn't known: in_channels= or axis_names= says it"
-    return replace(fit, text=text, certainty=Certainty.DOUBT)
 
 
 def mismatch(a: Shape, b: Shape) -> str:

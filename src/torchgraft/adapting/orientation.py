@@ -13,8 +13,10 @@ from torchgraft.core.match import Leaf, Match
 from torchgraft.core.names import words
 from torchgraft.core.specs import Shape, TensorSpec
 
-# Other layouts of convolution kernels, as the permutation that brings them to torch's [out, in, ...]:
-# [..., in, out] (TensorFlow, Keras, Flax) and [out, ..., in] (channels last, MLX).
+# Other layouts of convolution kernels, as the permutation that brings them to torch's [out, in, ...]: by the number of axes, for
+# each of `ORDERS`, [..., in, out] (TensorFlow, Keras, Flax) and [out, ..., in] (MLX).
+ORDERS = ("outputs last", "channels last")
+DISPUTED = "disputed"
 KERNEL_LAYOUTS: dict[int, tuple[tuple[int, ...], ...]] = {
     3: ((2, 1, 0), (0, 2, 1)),
     4: ((3, 2, 0, 1), (0, 3, 1, 2)),
@@ -37,9 +39,9 @@ class Layout:
 
     `turned`/`straight` count matrices that fit only transposed, or only as they are, `among` the same for those of each
     kind of layer: a model may have layers that are stored [in, out] beside others; `within` the same for those of each
-    list of blocks: an output layer outside may be stored otherwise. `kernels` is the one permutation
-    that all permuted kernels share, if any, and `plain_kernels` counts those that fit as they are and in no other way;
-    `transposed` is that of kernels of transposed convolutions, of which libraries keep the channels in either order.
+    list of blocks: an output layer outside may be stored otherwise. `kernel` is the one of `ORDERS`
+    that all permuted kernels share, if any (`DISPUTED`: some have another), and `plain_kernels` counts those that fit as they are
+    and in no other way; `transposed` is that of kernels of transposed convolutions, of which libraries keep the channels in either order.
     `outputs_first` are the keys of matrices that their bias shows to be stored [out, in].
     """
 
@@ -49,9 +51,9 @@ class Layout:
     within: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     turned_tails: frozenset[str] = frozenset()
     straight_tails: frozenset[str] = frozenset()
-    kernel: tuple[int, ...] | None = None
+    kernel: str | None = None
     plain_kernels: int = 0
-    transposed: tuple[int, ...] | None = None
+    transposed: str | None = None
     raw_turned: int = 0
     raw_straight: int = 0
     outputs_first: frozenset[str] = frozenset()
@@ -82,10 +84,10 @@ def read_layout(matches: Sequence[Match], specs: Mapping[str, TensorSpec]) -> La
             kernels.append(found)
         elif is_matrix(found.source, found.target) and not first.is_another(found.source, found.target):
             matrices.append(found)
-    kernel, plain = _permutation(kernels)
+    kernel, plain = _order_of(kernels)
     if kernel is None and not plain:
-        kernel = _shown_by_biases(specs)
-    transposed, _ = _permutation(
+        kernel, plain = _shown_by_biases(specs)
+    transposed, _ = _order_of(
         [found for found in kernels if is_transposed(found.target) and found.target.shape[0] != found.target.shape[1]]
     )
     layout = replace(first, kernel=kernel, plain_kernels=plain, transposed=transposed)
@@ -140,22 +142,27 @@ def last_list(name: str) -> tuple[str, str]:
     return "", name
 
 
-def _permutation(kernels: Sequence[Match]) -> tuple[tuple[int, ...] | None, int]:
-    """Return the one permutation that all permuted kernels share, and how many kernels fit in no other way than as they are."""
-    found: set[tuple[int, ...]] = set()
+def in_order(shape: Shape, order: str | None) -> tuple[int, ...] | None:
+    """Return the permutation that brings a kernel of this shape from one of `ORDERS` to torch's; None for other tensors."""
+    return dict(zip(ORDERS, KERNEL_LAYOUTS.get(len(shape), ()), strict=False)).get(order or "")
+
+
+def _order_of(kernels: Sequence[Match]) -> tuple[str | None, int]:
+    """Return the order that all permuted kernels share, and how many kernels fit in no other way than as they are."""
+    found: set[str] = set()
     plain = 0
     for match in kernels:
         a, b = match.source.shape, match.target.shape
-        if sorted(a) == sorted(b):
-            fits = [dims for dims in KERNEL_LAYOUTS.get(len(a), ()) if permuted(a, dims) == b]
+        if sorted(a) == sorted(b) and (a == b or not is_depthwise(a, b)):
+            fits = [order for order in ORDERS if (dims := in_order(a, order)) and permuted(a, dims) == b]
             if a != b and len(fits) == 1:
                 found.add(fits[0])
             plain += a == b and not fits
-    return (next(iter(found)) if len(found) == 1 else None), plain
+    return (DISPUTED if len(found) > 1 else next(iter(found), None)), plain
 
 
-def _shown_by_biases(specs: Mapping[str, TensorSpec]) -> tuple[int, ...] | None:
-    """Return the order with the outputs last, where the biases of kernels show them there and nowhere first; else None.
+def _shown_by_biases(specs: Mapping[str, TensorSpec]) -> tuple[str | None, int]:
+    """Return the order with the outputs last where the biases of kernels show them there and nowhere first, and how many as in torch.
 
     Of kernels that find a place none shows it: those of as many inputs as outputs as positions.
     """
@@ -166,8 +173,8 @@ def _shown_by_biases(specs: Mapping[str, TensorSpec]) -> tuple[int, ...] | None:
             outputs = [axis for axis, size in enumerate(spec.shape) if (size,) == bias.shape]
             if outputs in ([0], [rank - 1]):
                 shown.add((rank, outputs[0]))
-    [(rank, axis)] = shown if len(shown) == 1 else [(0, 0)]
-    return KERNEL_LAYOUTS[rank][0] if axis else None
+    plain = sum(not axis for _, axis in shown)
+    return (ORDERS[0] if shown and not plain else None), plain
 
 
 def shown_by_bias(specs: Mapping[str, TensorSpec], told: Container[str]) -> Iterator[tuple[str, bool]]:
@@ -192,6 +199,11 @@ def _bias_beside(key: str, specs: Mapping[str, TensorSpec]) -> TensorSpec | None
 def is_transposed(leaf: Leaf) -> bool:
     """Whether a kernel is that of a transposed convolution, which torch keeps as [in, out, ...]."""
     return leaf.kind.startswith("ConvTranspose")
+
+
+def is_depthwise(a: Shape, b: Shape) -> bool:
+    """Whether a kernel [height, width, channels, filters of each] has the numbers of one [channels * filters, 1, ...]."""
+    return len(a) == len(b) == 4 and (a[0], a[1], a[2] * a[3], 1) == (*b[2:], b[0], b[1]) and a[3] < a[2]
 
 
 def is_matrix(source: Leaf, target: Leaf) -> bool:

@@ -18,7 +18,8 @@ _CONFIG = "data/weights/model_weights_config.json"
 _DTYPES = {
     1: DType.U8, 2: DType.I8, 3: DType.I16, 4: DType.I32, 5: DType.I64, 6: DType.F16, 7: DType.F32, 8: DType.F64,
     9: DType.C32, 10: DType.C64, 11: DType.C128, 12: DType.BOOL, 13: DType.BF16, 28: DType.U16,
-    29: DType.F8_E4M3FN, 30: DType.F8_E5M2, 31: DType.F8_E4M3FNUZ, 32: DType.F8_E5M2FNUZ,
+    29: DType.F8_E4M3FN, 30: DType.F8_E5M2, 31: DType.F8_E4M3FNUZ, 32: DType.F8_E5M2FNUZ, 33: DType.F8_E8M0FNU,
+    34: DType.U32, 35: DType.U64,
 }  # fmt: skip
 _BYTES = StorageType("bytes", 1, DType.U8)
 
