@@ -2,8 +2,10 @@
 
 import torch
 from torch import nn
+from torch._export.serde import schema
 
 from torchgraft.reading import open_checkpoint
+from torchgraft.reading.formats.pt2 import _DTYPES
 
 
 def test_what_torch_exports_is_read_bit_for_bit(tmp_path):
@@ -38,3 +40,14 @@ def test_tensors_of_one_record_are_one_tensor(tmp_path):
     with open_checkpoint(path) as source:
         (network,) = source.networks
         assert network.shared == {"other.weight": "one.weight"}
+
+
+def test_element_types_have_the_numbers_that_torch_gives_them():
+    """Older versions have fewer."""
+    said = {kind.value: kind.name.lower() for kind in schema.ScalarType if kind.value in _DTYPES}
+    plain = {"byte": "uint8", "char": "int8", "short": "int16", "int": "int32", "long": "int64", "half": "float16"}
+    plain |= {"float": "float32", "double": "float64", "complexhalf": "complex32", "complexfloat": "complex64"}
+    plain |= {"complexdouble": "complex128"}
+    assert {number: plain.get(name, name) for number, name in said.items()} == {
+        number: _DTYPES[number].label.replace("float8_", "float8") for number in said
+    }
