@@ -21,16 +21,35 @@ def saved(name):
     return {f"actor.{key}": value for key, value in state.items()}
 
 
-@pytest.mark.parametrize(("file", "here"), [("log_std", "std"), ("std", "log_std"), ("inv_scale", "scale")])
+@pytest.mark.parametrize(
+    ("file", "here"),
+    [
+        ("log_std", "std"),
+        ("std", "log_std"),
+        ("inv_scale", "scale"),
+        ("action_std", "action_var"),
+        ("logvar", "log_std"),
+    ],
+)
 def test_a_logarithm_for_a_value_is_in_doubt(file, here):
     with pytest.raises(tg.PlanRefusedError, match="in doubt"):
         tg.load(Policy(here), saved(file))
 
 
-def test_a_logarithm_for_a_logarithm_is_not():
-    values, target = saved("log_std"), Policy("log_std")
+@pytest.mark.parametrize(("file", "here"), [("log_std", "log_std"), ("logstd", "log_std")])
+def test_a_logarithm_for_a_logarithm_is_not(file, here):
+    values, target = saved(file), Policy(here)
     tg.load(target, values)
-    assert torch.equal(target.log_std, values["actor.log_std"])
+    assert torch.equal(getattr(target, here), values[f"actor.{file}"])
+
+
+@pytest.mark.parametrize("name", ["running_std", "moving_stddev", "running_inv_std"])
+def test_deviations_are_no_variances(name):
+    """Batch renormalisation keeps them (https://github.com/ludvb/batchrenorm)."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
+    file = {key.replace("running_var", name): value for key, value in model.state_dict().items()}
+    with pytest.raises(tg.PlanRefusedError, match=rf"1.running_var <- 1.{name} is in doubt"):
+        tg.load(model, file)
 
 
 class Block(nn.Module):

@@ -13,7 +13,7 @@ from torchgraft.core.plan import NO_DOUBT, Certainty, Doubt, Why
 from torchgraft.core.specs import Shape
 from torchgraft.matching.names.added_modules import AddedModules
 from torchgraft.matching.names.lists import place_of
-from torchgraft.matching.names.words import canonical, terms
+from torchgraft.matching.names.words import canonical, terms, terms_differ
 from torchgraft.matching.parts.units import shape_class
 from torchgraft.matching.tables.dialect import ROLES
 
@@ -101,7 +101,11 @@ def _vector_pairs(matching: Matching, went: Mapping[str, str]) -> list[Match]:
         count, sizes = met[here, there], (left[0][here], left[1][there])
         said = bool(_roles(a) & _roles(b))
         if said or max(sizes) <= 2 * count:  # else most blocks have no such pair
-            likely = alone and (said or min(sizes) == max(sizes) == count > 1) and terms(a.role) == terms(b.role)
+            likely = (
+                alone
+                and (said or min(sizes) == max(sizes) == count > 1)
+                and not terms_differ(terms(a.role), terms(b.role))
+            )
             text = f"{a.name} is left where {b.name} is"
             found.append(_match(a, b, text, UNTOLD, Certainty.LIKELY if likely else Certainty.DOUBT))
     return found

@@ -15,9 +15,9 @@ from torchgraft.matching.judging.certainty import AROUND
 from torchgraft.matching.judging.judge import Pair
 from torchgraft.matching.names.attentions import disordered, is_numbered_norm, with_attentions
 from torchgraft.matching.names.lists import is_one_path
-from torchgraft.matching.names.words import canonical, terms
+from torchgraft.matching.names.words import canonical, terms, terms_differ
 from torchgraft.matching.parts.units import BARE, Unit
-from torchgraft.matching.tables.dialect import AFTER, BEFORE, INVERSE
+from torchgraft.matching.tables.dialect import AFTER, BEFORE, INVERSE, SQUARE
 
 FOLDED = (
     "the file has a norm beside this layer that the model lacks; the model's bias may stand for it "
@@ -61,8 +61,8 @@ def _has_bias_alone(one: Unit, other: Unit) -> bool:
 
 
 OTHER_TERMS = (
-    "one of the two names says that it holds a logarithm or an inverse, the other one's doesn't: values may differ "
-    "in that"
+    "one of the two names says that it holds a logarithm, an inverse or a deviation, the other one's doesn't: values may "
+    "differ in that"
 )
 
 
@@ -71,10 +71,10 @@ def in_other_terms(found: Found) -> Iterator[Pair]:
 
     So do layers that give such a value, but for `inv` in their names: that may be an inverted, or an invertible one.
     """
-    if not any(_terms(unit) for units in found.sides for unit in units):
+    if not any(_terms(unit) - {SQUARE} for units in found.sides for unit in units):
         return
     for pair, source, target in found.with_units():
-        if _terms(source) != _terms(target):
+        if terms_differ(_terms(source), _terms(target)):
             yield pair
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 
 from torchgraft.core.names import words
-from torchgraft.matching.tables.dialect import IN_OTHER_TERMS, PHRASES
+from torchgraft.matching.tables.dialect import IN_OTHER_TERMS, PHRASES, ROOT, SQUARE
 
 
 def _respelled() -> dict[tuple[str, ...], tuple[str, ...]]:
@@ -82,8 +82,15 @@ def _joined(steps: Iterable[Step]) -> tuple[str, ...]:
 
 @lru_cache(maxsize=10_000)
 def terms(*names: str) -> frozenset[str]:
-    """Return the functions, logarithm or inverse, of what they stand for that names say that tensors hold."""
-    return frozenset(IN_OTHER_TERMS[word] for name in names for word in words(name) if word in IN_OTHER_TERMS)
+    """Return the functions, logarithm or inverse, of what they stand for that names say that tensors hold; and root or square."""
+    said = [IN_OTHER_TERMS[word] for name in names for word in words(name) if word in IN_OTHER_TERMS]
+    return frozenset().union(*said)
+
+
+def terms_differ(ours: frozenset[str], theirs: frozenset[str]) -> bool:
+    """Return whether values in such terms may be other ones. A deviation may be called by other words, but is no variance."""
+    one, other = ours - theirs, theirs - ours
+    return bool((one | other) - {ROOT, SQUARE}) or {ROOT, SQUARE} <= one | other
 
 
 @lru_cache

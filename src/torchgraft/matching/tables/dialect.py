@@ -124,11 +124,16 @@ EXCLUSIVE: tuple[frozenset[str], ...] = (
 )
 
 # Words of a name that say that a tensor holds, or a layer gives, a function of the value that it stands for, and which:
-# `log_std` in Spinning Up and Stable-Baselines3, `A_log` in Mamba, `inv_freq`.
-LOGARITHM, INVERSE = "logarithm", "inverse"
+# `log_std` in Spinning Up and Stable-Baselines3, `A_log` in Mamba, `inv_freq`; `running_std` in batch renormalisation.
+LOGARITHM, INVERSE, ROOT, SQUARE = "logarithm", "inverse", "root", "square"
 IN_OTHER_TERMS = {
-    **dict.fromkeys(("log", "logstd", "logvar", "logsigma", "logscale"), LOGARITHM),
-    **dict.fromkeys(("inv", "inverse", "reciprocal"), INVERSE),
+    **dict.fromkeys(("log", "logscale"), frozenset({LOGARITHM})),
+    **dict.fromkeys(("inv", "inverse", "reciprocal"), frozenset({INVERSE})),
+    **dict.fromkeys(("std", "stddev", "stdev", "stdv", "sigma"), frozenset({ROOT})),
+    **dict.fromkeys(("var", "variance"), frozenset({SQUARE})),
+    **dict.fromkeys(("logstd", "logsigma"), frozenset({LOGARITHM, ROOT})),
+    **dict.fromkeys(("rstd", "invstd"), frozenset({INVERSE, ROOT})),
+    "logvar": frozenset({LOGARITHM, SQUARE}),
 }
 
 # Words of layers that make the scales and shifts of others from a condition: adaptive norms of DiT, FLUX and SD3, FiLM.
