@@ -26,6 +26,8 @@ UNTOLD = Doubt(
 )
 LONE = Doubt("lone_leftover", "nothing else that is left has its shape, but its name is another one")
 SEVERAL = Doubt("several_leftovers", "as many of its shape are left on both sides, but their names are other ones")
+# Words of all statistics, whatever they are of.
+GATHERED = {"running", "moving"}
 MOST_ALIKE = 3  # left of one shape; more are no layer that was renamed
 
 # What is left of one shape in one block, by both.
@@ -101,11 +103,8 @@ def _vector_pairs(matching: Matching, went: Mapping[str, str]) -> list[Match]:
         count, sizes = met[here, there], (left[0][here], left[1][there])
         said = bool(_roles(a) & _roles(b))
         if said or max(sizes) <= 2 * count:  # else most blocks have no such pair
-            likely = (
-                alone
-                and (said or min(sizes) == max(sizes) == count > 1)
-                and not terms_differ(terms(a.role), terms(b.role))
-            )
+            everywhere = min(sizes) == max(sizes) == count > 1 and not (b.is_buffer and _roles(b) & KNOWN)
+            likely = alone and (said or everywhere) and not terms_differ(terms(a.role), terms(b.role))
             text = f"{a.name} is left where {b.name} is"
             found.append(_match(a, b, text, UNTOLD, Certainty.LIKELY if likely else Certainty.DOUBT))
     return found
@@ -171,8 +170,8 @@ def _may_be_one(source: Leaf, target: Leaf) -> bool:
 
 
 def _roles(leaf: Leaf) -> set[str]:
-    """Return what the last segment of a name says that a tensor is, and its words."""
-    return {ROLES.get(word, word) for word in (leaf.role, *words(leaf.role))}
+    """Return what the last segment of a name says that a tensor is, and its words; not that it is gathered in training."""
+    return {ROLES.get(word, word) for word in (leaf.role, *words(leaf.role))} - GATHERED
 
 
 # -- matrices and kernels that are the only ones of their shape
