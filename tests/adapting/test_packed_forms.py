@@ -61,6 +61,16 @@ def test_8_bit_floats_with_scales_of_another_kind_are_refused(scale, more, said)
         tg.load(nn.ModuleDict({"fc": nn.Linear(4, rows, bias=False)}), file)
 
 
+def test_scaled_weights_that_hold_several_of_the_models_are_refused():
+    """The parts would stay fresh, and their biases not."""
+    names = ("q_proj", "k_proj", "v_proj")
+    model = nn.ModuleDict({"attn": nn.ModuleDict({name: nn.Linear(8, 8) for name in (*names, "out_proj")})})
+    file = {"attn.qkv.weight": torch.randn(24, 8).to(torch.float8_e4m3fn), "attn.qkv.weight_scale": torch.ones(24, 1)}
+    file |= {"attn.qkv.bias": torch.randn(24), "attn.proj.weight": torch.randn(8, 8), "attn.proj.bias": torch.randn(8)}
+    with pytest.raises(tg.PlanRefusedError, match=r"qkv\.weight: 8-bit floats of as many rows"):
+        tg.load(model, file)
+
+
 def test_blocks_of_bytes_beside_their_scales_are_packed():
     """MXFP4 as gpt-oss has it: two values in a byte, one exponent for 32 of them."""
     file = {"a.bias": torch.ones(8), "up_blocks": torch.ones(2, 8, 1, 16, dtype=torch.uint8)}

@@ -285,6 +285,26 @@ def packed(plan: Plan) -> Iterator[Objection]:
             whole,
         )
     yield from _unscaled(plan)
+    yield from _uncut(plan)
+
+
+def _uncut(plan: Plan) -> Iterator[Objection]:
+    """Scaled weights are matched whole: one that holds the parts of a module leaves those fresh, though the file has them."""
+    scaled = [u.spec for u in plan.unused if u.spec.dtype.label.startswith("float8") and len(u.spec.shape) > 1]
+    rows: dict[tuple[object, ...], list[int]] = {}
+    for step in plan.fresh if scaled else ():
+        if step.why.rule == Ground.NO_COUNTERPART and len(step.slot.spec.shape) > 1:
+            count, *rest = step.slot.spec.shape
+            rows.setdefault((step.slot.owner.rpartition(".")[0], *rest), []).append(count)
+    parted = {(sum(counts), *at[1:]) for at, counts in rows.items() if len(counts) > 1}
+    names = tuple(spec.name for spec in scaled if spec.shape in parted)
+    if names:
+        yield Objection(
+            "quantised",
+            f"{listed(names)}: 8-bit floats of as many rows as weights of the model that stay fresh have together: scaled weights "
+            "are not cut into parts; dequantise the file with the library that wrote it",
+            names,
+        )
 
 
 def _is_packed(spec: TensorSpec, plan: Plan) -> bool:
