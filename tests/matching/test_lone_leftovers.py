@@ -157,3 +157,19 @@ def test_a_module_more_around_what_is_left_makes_no_other_name(between):
     name = next(slot for slot in plan.by_slot if "mid" in slot)
     assert plan.by_slot[name].certainty is Certainty.LIKELY
     assert torch.equal(model.state_dict()[name], next(value for key, value in source.items() if "mid" in key))
+
+
+@pytest.mark.parametrize("inside", ["file", "model"])
+def test_what_lies_in_a_part_is_not_likely_that_of_a_copy_of_the_part_around_it(inside):
+    """The `embedding` of a tower may be gone, if an `embedding` and an `mlp` like the tower's stand outside, too."""
+
+    def net(outside):
+        mlp = nn.ModuleDict({"embedding": nn.Embedding(16, WIDTH), "mlp": nn.Linear(WIDTH, WIDTH)})
+        tower = nn.ModuleDict({"embedding": nn.Embedding(16, WIDTH), "mlp": nn.Linear(WIDTH, WIDTH)})
+        parts = {"image": nn.ModuleDict({"mlp": nn.Linear(WIDTH, WIDTH)}) if outside else mlp, "text": tower}
+        return filled(nn.ModuleDict(dict(copy.deepcopy(tower).items()) | parts if outside else parts))
+
+    plan = tg.plan(net(inside == "file"), net(inside == "model").state_dict())
+    assert plan.refusals
+    moved = [step for step in plan.steps if step.feeds and step.slot.name != step.feeds[0].key]
+    assert all(step.certainty is Certainty.DOUBT for step in moved)

@@ -1,6 +1,7 @@
 """A prefix is taken off or put on only where that explains names and shapes of both sides."""
 
 import pytest
+import torch
 from torch import nn
 
 import torchgraft as tg
@@ -156,3 +157,20 @@ def test_a_last_norm_is_not_that_of_a_head_where_another_is_called_so_in_other_w
     assert {"norm_final.weight", "mixins.final_layer.norm_final.weight"}.isdisjoint(
         naming_of(leaves(file), leaves(model)).pairs
     )
+
+
+@pytest.mark.parametrize("inside", ["file", "model"])
+def test_a_part_of_one_member_of_a_list_is_not_the_layer_of_its_name_beside_the_list(inside):
+    """A `conv` that was added beside the layers, and one that is gone from a layer or new in it, share their last words alone."""
+    part = {"conv.weight": (4, 4, 3), "conv.bias": (4,)}
+    members = [{f"layers.{at}.mix.{name}": shape for name, shape in part.items()} for at in range(3)]
+    rest = network("layers.0.", 4) | network("layers.1.", 4) | network("layers.2.", 4) | members[0] | members[1]
+    sides = [rest | part, rest | members[2]]
+    file, model = sides if inside == "model" else sides[::-1]
+    assert "conv.weight" not in {end for pair in naming_of(leaves(file), leaves(model)).pairs.items() for end in pair}
+    plan = tg.plan(in_names(model), in_names(file))
+    assert all(step.slot.name == step.feeds[0].key for step in plan.steps if step.feeds)
+
+
+def in_names(shapes):
+    return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}

@@ -8,7 +8,7 @@ from itertools import permutations
 
 from torchgraft.core.grounds import Ground
 from torchgraft.core.match import Leaf, Match, Matching
-from torchgraft.core.names import DERIVED_ROLES, above, words
+from torchgraft.core.names import DERIVED_ROLES, above, without_common_end, words
 from torchgraft.core.plan import NO_DOUBT, Certainty, Doubt, Why
 from torchgraft.core.specs import Shape
 from torchgraft.matching.names.added_modules import AddedModules
@@ -193,19 +193,35 @@ def _lone_pairs(matching: Matching, went: Mapping[str, str]) -> list[Match]:
     for pairs, doubt in ((lone, LONE), (several, SEVERAL)):
         held = [(a, b) for a, b in pairs if _is_whole(a) and _is_whole(b) and not added.have(a.name, b.name)]
         found += [
-            _match(a, b, f"{a.name} and {b.name} are left, of one shape", doubt, _sure(a, b, doubt))
+            _match(a, b, f"{a.name} and {b.name} are left, of one shape", doubt, _sure(a, b, doubt, matching))
             for a, b in (*held, *_beside(held, matching))
         ]
     return found
 
 
-def _sure(source: Leaf, target: Leaf, doubt: Doubt) -> Certainty:
-    """Return how sure a pair of leftovers is: likely where it is alone and one has the other's name, with modules more around it."""
+def _sure(source: Leaf, target: Leaf, doubt: Doubt, matching: Matching) -> Certainty:
+    """Return how sure a pair of leftovers is: likely where it is alone and one has the other's name, with modules more around it.
+
+    But not where more is left around the shorter name of what such a module holds on both sides: another one was added.
+    """
     shorter, longer = sorted((leaf.name.split(".") for leaf in (source, target)), key=len)
     size = 2 if source.role in ROLES else 1
     rest = iter(longer)
     alike = shorter[-size:] == longer[-size:] and all(part in rest for part in shorter)
-    return Certainty.LIKELY if alike and doubt is LONE else Certainty.DOUBT
+    likely = alike and doubt is LONE and not _is_of_a_copy(source, target, matching)
+    return Certainty.LIKELY if likely else Certainty.DOUBT
+
+
+def _is_of_a_copy(source: Leaf, target: Leaf, matching: Matching) -> bool:
+    """Return whether more is left beside one of the two that the module of the other holds on both sides."""
+    held = {m.target.name for m in matching.matches if m.source.name == m.target.name}
+    free = {leaf.name for leaf in (*matching.free_sources, *matching.free_targets)} - {source.name, target.name}
+    modules = [f"{path}." if path else "" for path in without_common_end(source.name, target.name)]
+    return any(
+        name.startswith(here) and there + name[len(here) :] in held
+        for here, there in (modules, modules[::-1])
+        for name in free
+    )
 
 
 def _most_alike(ours: Sequence[Leaf], theirs: Sequence[Leaf]) -> Iterator[tuple[Leaf, Leaf]]:

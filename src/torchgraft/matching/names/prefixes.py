@@ -73,7 +73,7 @@ def _by_chance(
 
     A `norm` beside `merger` is not the norm of the module that holds the `merger` on the other side, if others have one. Nor
     is a `conv_out` that of a module that was added beside it, if this one has a `conv_in` of its own, too, and the one
-    outside has its place.
+    outside has its place. A part of a member of a list may be that of any other: the last words alone don't tell.
     """
     found: list[str] = []
     for rule in rules:
@@ -88,8 +88,16 @@ def _by_chance(
         taken = pairs.keys() if longer == old else {*pairs.values()}
         ends = {_last_words(name) for name in left[0 if longer == old else 1] if name not in taken}
         alone = [a for a in placed if (rest := a[len(rule.old) :]).count(".") == 1 and _last_words(rest) in ends]
-        found += placed if _is_of_others(rule, placed, pairs, names) else alone
+        torn = _is_torn_from_member(longer, {longer + name[len(rule.old) :] for name in placed}, names[longer != old])
+        found += placed if torn or _is_of_others(rule, placed, pairs, names) else alone
     return found
+
+
+def _is_torn_from_member(prefix: str, placed: Container[str], names: Iterable[str]) -> bool:
+    """Return whether a prefix leads into a member of a list that has other layers than those `placed`: `layers.3.mixer.`."""
+    numbers = [at for at, part in enumerate(prefix.split(".")) if part.isdecimal()]
+    member = "".join(f"{part}." for part in prefix.split(".")[: numbers[-1] + 1]) if numbers else ""
+    return bool(member) and any(name.startswith(member) and name not in placed for name in names)
 
 
 def _last_words(name: str) -> tuple[tuple[str, ...], str]:
