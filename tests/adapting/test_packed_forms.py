@@ -61,16 +61,6 @@ def test_8_bit_floats_with_scales_of_another_kind_are_refused(scale, more, said)
         tg.load(nn.ModuleDict({"fc": nn.Linear(4, rows, bias=False)}), file)
 
 
-def test_scaled_weights_that_hold_several_of_the_models_are_refused():
-    """The parts would stay fresh, and their biases not."""
-    names = ("q_proj", "k_proj", "v_proj")
-    model = nn.ModuleDict({"attn": nn.ModuleDict({name: nn.Linear(8, 8) for name in (*names, "out_proj")})})
-    file = {"attn.qkv.weight": torch.randn(24, 8).to(torch.float8_e4m3fn), "attn.qkv.weight_scale": torch.ones(24, 1)}
-    file |= {"attn.qkv.bias": torch.randn(24), "attn.proj.weight": torch.randn(8, 8), "attn.proj.bias": torch.randn(8)}
-    with pytest.raises(tg.PlanRefusedError, match=r"qkv\.weight: 8-bit floats of as many rows"):
-        tg.load(model, file)
-
-
 def test_blocks_of_bytes_beside_their_scales_are_packed():
     """MXFP4 as gpt-oss has it: two values in a byte, one exponent for 32 of them."""
     file = {"a.bias": torch.ones(8), "up_blocks": torch.ones(2, 8, 1, 16, dtype=torch.uint8)}
@@ -199,4 +189,19 @@ def test_two_originals_of_one_size_are_no_magnitude_and_direction():
     file = {f"a.parametrizations.weight.original{part}": torch.randn(4, 4) for part in (0, 1)}
     file |= {f"b.{name}": value for name, value in nn.Linear(4, 4).state_dict().items()}
     with pytest.raises(tg.PlanRefusedError, match=r"a\.weight <- .* is in doubt"):
+        tg.load(model, file)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_scaled_weights_that_hold_several_of_the_models_are_refused(bits):
+    """The parts would stay fresh, and their biases not."""
+    names = ("q_proj", "k_proj", "v_proj")
+    model = nn.ModuleDict({"attn": nn.ModuleDict({name: nn.Linear(8, 8) for name in (*names, "out_proj")})})
+    file = {"fc.weight": torch.randn(24, 8).to(torch.float8_e4m3fn), "fc.weight_scale": torch.ones(24, 1)}
+    file = {
+        key.replace("fc.", "attn.qkv."): value
+        for key, value in (file if bits == 8 else four_bits((24, 8), 64)[1]).items()
+    }
+    file |= {"attn.qkv.bias": torch.randn(24), "attn.proj.weight": torch.randn(8, 8), "attn.proj.bias": torch.randn(8)}
+    with pytest.raises(tg.PlanRefusedError, match=r"qkv\.weight: scaled numbers, as many as"):
         tg.load(model, file)

@@ -290,21 +290,28 @@ def packed(plan: Plan) -> Iterator[Objection]:
 
 def _uncut(plan: Plan) -> Iterator[Objection]:
     """Scaled weights are matched whole: one that holds the parts of a module leaves those fresh, though the file has them."""
-    scaled = [u.spec for u in plan.unused if u.spec.dtype.label.startswith("float8") and len(u.spec.shape) > 1]
-    rows: dict[tuple[object, ...], list[int]] = {}
+    scaled = {u.spec.name: held for u in plan.unused if (held := _values_scaled(u.spec, plan))}
+    parts: dict[tuple[object, ...], list[int]] = {}
     for step in plan.fresh if scaled else ():
         if step.why.rule == Ground.NO_COUNTERPART and len(step.slot.spec.shape) > 1:
-            count, *rest = step.slot.spec.shape
-            rows.setdefault((step.slot.owner.rpartition(".")[0], *rest), []).append(count)
-    parted = {(sum(counts), *at[1:]) for at, counts in rows.items() if len(counts) > 1}
-    names = tuple(spec.name for spec in scaled if spec.shape in parted)
+            around = (step.slot.owner.rpartition(".")[0], *step.slot.spec.shape[1:])
+            parts.setdefault(around, []).append(step.slot.spec.numel)
+    joined = {sum(sizes) for sizes in parts.values() if len(sizes) > 1}
+    names = tuple(name for name, held in scaled.items() if held in joined)
     if names:
         yield Objection(
             "quantised",
-            f"{listed(names)}: 8-bit floats of as many rows as weights of the model that stay fresh have together: scaled weights "
-            "are not cut into parts; dequantise the file with the library that wrote it",
+            f"{listed(names)}: scaled numbers, as many as weights of the model that stay fresh have together: scaled weights are "
+            "not cut into parts; dequantise the file with the library that wrote it",
             names,
         )
+
+
+def _values_scaled(spec: TensorSpec, plan: Plan) -> int:
+    """Return how many values a weight of scaled numbers has, 8-bit floats or packed codes of 4 bits; 0 for other tensors."""
+    if len(spec.shape) > 1 and spec.dtype.label.startswith("float8"):
+        return spec.numel
+    return 2 * spec.numel if spec.dtype is DType.U8 and f"{spec.name}.absmax" in plan.source_specs else 0
 
 
 def _is_packed(spec: TensorSpec, plan: Plan) -> bool:
