@@ -1,6 +1,7 @@
-"""Models whose tensors all differ, so that a wrong placement shows."""
+"""Models whose tensors all differ, so that a wrong placement shows, and models of layers under given names."""
 
 import torch
+from torch import nn
 
 
 def filled(model):
@@ -10,3 +11,17 @@ def filled(model):
             if value.is_floating_point():
                 value.normal_()
     return model
+
+
+def nested(layers):
+    """Return a model that holds layers under dotted names, in their order."""
+    root = nn.Module()
+    for name, layer in layers.items():
+        *around, last = name.split(".")
+        at = root
+        for part in around:
+            if part not in at._modules:
+                at.add_module(part, nn.Module())
+            at = at.get_submodule(part)
+        at.add_module(last, layer)
+    return root

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import pytest
 import torch
+from filling import nested
 from torch import nn
 
 import torchgraft as tg
@@ -53,17 +54,11 @@ def tensors(names: Mapping[str, str]) -> dict[str, torch.Tensor]:
 
 
 def built(names: Mapping[str, str]) -> nn.Module:
-    root = nn.Module()
-    for part, name in names.items():
-        *around, last, _ = name.split(".")
-        at = root
-        for step in around:
-            if step not in at._modules:
-                at.add_module(step, nn.Module())
-            at = at.get_submodule(step)
-        size = shape(part)
-        at.add_module(last, nn.RMSNorm(WIDTH) if len(size) == 1 else nn.Linear(size[1], size[0], bias=False))
-    return root
+    return nested({name.removesuffix(".weight"): layer(*shape(part)) for part, name in names.items()})
+
+
+def layer(rows: int, width: int | None = None) -> nn.Module:
+    return nn.RMSNorm(rows) if width is None else nn.Linear(width, rows, bias=False)
 
 
 def loads(ours: Mapping[str, str], theirs: Mapping[str, str]) -> None:

@@ -1,6 +1,7 @@
 """Rivals that lie deeper in lists are not told apart by lists around them that say nothing."""
 
 import torch
+from filling import nested
 from torch import nn
 
 import torchgraft as tg
@@ -41,19 +42,14 @@ def numbered():
 
 
 def built(shapes):
-    model = nn.Module()
-    for path, shape in shapes.items():
-        *around, last = path.split(".")
-        at = model
-        for name in around:
-            if not hasattr(at, name):
-                at.add_module(name, nn.Module())
-            at = at.get_submodule(name)
-        layer = nn.Module()
-        layer.weight = nn.Parameter(torch.randn(shape))
-        layer.bias = None if shape == (4, 8) else nn.Parameter(torch.randn(shape[0]))
-        at.add_module(last, layer)
-    return model
+    return nested({path: layer(shape) for path, shape in shapes.items()})
+
+
+def layer(shape):
+    made = nn.Module()
+    made.weight = nn.Parameter(torch.randn(shape))
+    made.bias = None if shape == (4, 8) else nn.Parameter(torch.randn(shape[0]))
+    return made
 
 
 def test_a_part_of_a_list_is_not_taken_for_a_member_of_a_list_deeper_in_it():

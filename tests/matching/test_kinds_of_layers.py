@@ -1,7 +1,7 @@
 """In a file that has lost its order, a word for the kind of layer doesn't tell one layer from another of that kind."""
 
 import pytest
-from filling import filled
+from filling import filled, nested
 from torch import nn
 
 import torchgraft as tg
@@ -13,20 +13,6 @@ from torchgraft.matching.parts.units import group
 from torchgraft.matching.solving.read_as_blocks import ANY, read_as_blocks
 
 WIDTH = 8
-
-
-def nested(layers):
-    """Return a model that holds layers under dotted names, in their order."""
-    root = nn.Module()
-    for name, layer in layers.items():
-        module = root
-        *around, last = name.split(".")
-        for part in around:
-            if part not in module._modules:
-                module.add_module(part, nn.Module())
-            module = module._modules[part]
-        module.add_module(last, layer)
-    return filled(root)
 
 
 def misplaced(model, saved, truth):
@@ -56,8 +42,8 @@ NUMBERED = ("conv0", "bn0", "conv1", "bn1", "proj", "proj_norm")
     ("own", "theirs"), [(SILENT, SPEAKING), (SPEAKING, SILENT), (TURNED, NUMBERED), (NUMBERED, TURNED)]
 )
 def test_a_layer_goes_to_no_shortcut_for_a_word_like_conv(own, theirs, linear):
-    model = nested(stage("stage.0", own, linear) | stage("stage.1", own, linear))
-    saved = nested(stage("level.0", theirs, linear) | stage("level.1", theirs, linear))
+    model = filled(nested(stage("stage.0", own, linear) | stage("stage.1", own, linear)))
+    saved = filled(nested(stage("level.0", theirs, linear) | stage("level.1", theirs, linear)))
     truth = {
         f"level.{at}.{there}": f"stage.{at}.{here}" for at in range(2) for here, there in zip(own, theirs, strict=True)
     }

@@ -212,3 +212,14 @@ def test_the_design_names_the_steps_and_the_modules_of_matching():
     modules = {name: {path.stem for path in (matching / name).glob("*.py")} for name in ("solving", "reviewing")}
     assert solving <= modules["solving"]
     assert reviewing == modules["reviewing"] - {"__init__", "finished"}
+
+
+def test_the_way_of_a_tensor_names_functions_where_they_are():
+    text = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+    way = text.partition("## The way of one tensor")[2].partition("\n## ")[0]
+    rows = [[re.findall(r"`([^`]+)`", cell) for cell in line.split("|")[2:4]] for line in way.splitlines()]
+    steps = [row for row in rows if row and row[0]]
+    assert len(steps) > 10
+    for functions, files in steps:
+        code = "\n".join((ROOT / "src" / "torchgraft" / file).read_text(encoding="utf-8") for file in files)
+        assert [name for name in functions if f"def {name}(" not in code] == [], files

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from torchgraft.core.names import words
+from torchgraft.core.names import parent_of, words
 from torchgraft.core.registration import as_registered
 from torchgraft.core.specs import TensorSpec
 
@@ -93,7 +93,7 @@ class _Sides:
         }
         self._beside: dict[str, list[str]] = {}
         for layer in self._layers:
-            self._beside.setdefault(_parent(layer), []).append(layer)
+            self._beside.setdefault(parent_of(layer), []).append(layer)
         self.norms = [owner for owner in owners if owner in norms]
         self._twins = self._told([(twin, norm) for norm in self.norms if (twin := self._twin(norm))])
 
@@ -107,14 +107,14 @@ class _Sides:
 
     def possible(self, norm: str) -> list[str]:
         """Return the layers beside a norm that it may stand behind, by their channels."""
-        return [layer for layer in self._beside.get(_parent(norm), ()) if self._fit(layer, norm)]
+        return [layer for layer in self._beside.get(parent_of(norm), ()) if self._fit(layer, norm)]
 
     def _told(self, twins: Sequence[tuple[str, str]]) -> dict[str, str]:
         """Return norm -> the layer that is called as it is, without those of modules whose norms stand before such layers."""
         if sum(self._side(twin, norm) for twin, norm in twins) < 0:
             return {}
-        behind = {_parent(norm) for twin, norm in twins if not self._is_later(twin, norm)}
-        return {norm: twin for twin, norm in twins if _parent(norm) in behind and self._fit(twin, norm)}
+        behind = {parent_of(norm) for twin, norm in twins if not self._is_later(twin, norm)}
+        return {norm: twin for twin, norm in twins if parent_of(norm) in behind and self._fit(twin, norm)}
 
     def _is_later(self, layer: str, norm: str) -> bool:
         return self._ordered and self._at[layer] > self._at[norm]
@@ -126,8 +126,8 @@ class _Sides:
         if layer not in self._layers or not self._fit(layer, norm):
             return None
         before, behind = self._places[max(at - 2, 0) : at - 1], self._places[at + 1 : at + 2]
-        layers = [one for one in before if one in self._layers and _parent(one) == _parent(norm)]
-        norms = [one for one in behind if one in self._norms and _parent(one) == _parent(norm)]
+        layers = [one for one in before if one in self._layers and parent_of(one) == parent_of(norm)]
+        norms = [one for one in behind if one in self._norms and parent_of(one) == parent_of(norm)]
         return None if layers and norms else layer
 
     def _fit(self, layer: str, norm: str) -> bool:
@@ -158,10 +158,6 @@ class _Sides:
             [name for name in named if _NUMBER.findall(name)[0] == _NUMBER.findall(last)[0]],
         )
         return next((beside[alike[0]] for alike in ways if len(alike) == 1), None)
-
-
-def _parent(path: str) -> str:
-    return path.rpartition(".")[0]
 
 
 def _which(name: str) -> tuple[str, ...]:

@@ -14,8 +14,8 @@ from torchgraft.core.grounds import Ground
 from torchgraft.core.match import Leaf, Match
 from torchgraft.core.names import words
 from torchgraft.core.plan import Certainty, Op, Rows
-from torchgraft.core.specs import Shape
 from torchgraft.ops import MeanRows, PadRows, SelectRows, SliceDim
+from torchgraft.ops.base import without
 
 TOLD = 6
 
@@ -98,7 +98,7 @@ def _axis(target: Leaf, dim: int) -> str:
 
 def _check(source: Leaf, target: Leaf, names: AxisNames) -> None:
     """Raise UsageError unless names and tensors agree on how many indices there are, and nothing else differs."""
-    if _without(source.shape, names.dim) != _without(target.shape, names.dim):
+    if without(source.shape, names.dim) != without(target.shape, names.dim):
         shapes = f"{list(source.shape)} in the file and {list(target.shape)} in the model"
         raise UsageError(f"names of indices: {printable(target.name)} is {shapes}, which differ along other axes, too")
     sides = (("file", source.shape, names.source), ("model", target.shape, names.target))
@@ -109,10 +109,6 @@ def _check(source: Leaf, target: Leaf, names: AxisNames) -> None:
                 f"names of indices: {printable(target.name)} has {size} along axis {names.dim} in the {where}, but the "
                 f"{len(given)} names of the {where} at {names.each} each stand for {need}"
             )
-
-
-def _without(shape: Shape, dim: int) -> Shape:
-    return (*shape[:dim], *shape[dim + 1 :])
 
 
 # A table that is shorter by up to this share of its rows lacks padding, or tokens that were added last; one that is shorter by

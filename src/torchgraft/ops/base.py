@@ -138,6 +138,11 @@ def replaced(shape: Shape, dim: int, size: int) -> Shape:
     return (*shape[:dim], size, *shape[dim + 1 :])
 
 
+def without(shape: Shape, dim: int) -> Shape:
+    """Return `shape` without `dim`."""
+    return (*shape[:dim], *shape[dim + 1 :])
+
+
 def working_dtype(values: Sequence[Tensor]) -> ScalarType:
     """Return the type to compute in: float64 where an input has it, float32 otherwise."""
     import torch

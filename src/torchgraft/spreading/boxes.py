@@ -26,6 +26,7 @@ from torchgraft.ops import (
     Stack,
     Transpose,
 )
+from torchgraft.ops.base import replaced, without
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ class Box:
 
     def along(self, dim: int, start: int, size: int) -> Box:
         """Return the box with another range along `dim`."""
-        return Box(_put(self.starts, dim, start), _put(self.sizes, dim, size))
+        return Box(replaced(self.starts, dim, start), replaced(self.sizes, dim, size))
 
     def words(self, shape: Shape) -> str:
         """Return the box as an index: `[0:4, :]`; empty for the whole tensor."""
@@ -140,7 +141,7 @@ def _stacked(op: Stack, specs: Sequence[TensorSpec], box: Box) -> Pulled | None:
     start, size = box.starts[op.dim], box.sizes[op.dim]
     if not size:
         return None
-    flat = Box(_drop(box.starts, op.dim), _drop(box.sizes, op.dim))
+    flat = Box(without(box.starts, op.dim), without(box.sizes, op.dim))
     return Pulled(tuple(flat if start <= i < start + size else None for i in range(len(specs))), (op,))
 
 
@@ -185,14 +186,6 @@ def _without_idle(ops: Sequence[Op], shape: Shape) -> tuple[Op, ...]:
 
 def _next(ops: Sequence[Op], at: int) -> Op | None:
     return ops[at + 1] if at + 1 < len(ops) else None
-
-
-def _put(shape: Shape, dim: int, size: int) -> Shape:
-    return (*shape[:dim], size, *shape[dim + 1 :])
-
-
-def _drop(shape: Shape, dim: int) -> Shape:
-    return (*shape[:dim], *shape[dim + 1 :])
 
 
 # How to go back through each op that moves data; the others have no entry.

@@ -6,8 +6,7 @@ from torchgraft.core.grounds import Ground
 from torchgraft.core.match import Match
 from torchgraft.core.plan import Certainty
 from torchgraft.matching.names.lists import is_one_path
-from torchgraft.matching.reviewing.finished import Finished
-from torchgraft.matching.reviewing.module_pairs import ModulePair
+from torchgraft.matching.reviewing.finished import Finished, ModulePair
 
 WITH = "{0} goes to {1} with it, and that is in doubt: {2}"
 

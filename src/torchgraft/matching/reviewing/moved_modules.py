@@ -17,8 +17,7 @@ from torchgraft.core.plan import Certainty
 from torchgraft.core.specs import Shape
 from torchgraft.matching.names.lists import is_numbered
 from torchgraft.matching.names.words import canonical, is_short_for
-from torchgraft.matching.reviewing.finished import Finished
-from torchgraft.matching.reviewing.module_pairs import ModulePair
+from torchgraft.matching.reviewing.finished import Finished, ModulePair
 
 STRAY = "{0} and {1} have parts of the same names and shapes, and the rest of what this belongs to goes with {1}"
 QUALIFIED = "one of the names {0} and {1} says more than the other, as names of added parts do, where most names agree"
