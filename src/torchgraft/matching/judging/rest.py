@@ -41,10 +41,17 @@ def _is_open(pair: Pair, sure: Sureness, familiar: Container[int]) -> bool:
 def _is_the_only_one(pair: Pair, sides: tuple[Sequence[Unit], Sequence[Unit]]) -> bool:
     """Return whether each side has but one layer of these sizes, and it surely is a layer: a table of two kinds is no head.
 
-    A layer has a bias, or reads positions as a kernel does. A kernel as a matrix may have its positions in another order.
+    A kernel as a matrix may have its positions in another order.
     """
-    ours, theirs = sides[0][pair.source].leaves, sides[1][pair.target].leaves
-    if pair.clash or pair.rare <= ALONE or pair.rivalry.runner_up is not None or ours.keys() != theirs.keys():
+    if pair.clash or pair.rare <= ALONE or pair.rivalry.runner_up is not None:
+        return False
+    return are_layers(sides[0][pair.source], sides[1][pair.target])
+
+
+def are_layers(source: Unit, target: Unit) -> bool:
+    """Return whether two units hold the same tensors, and surely are layers: they have a bias, or read positions as kernels do."""
+    ours, theirs = source.leaves, target.leaves
+    if ours.keys() != theirs.keys():
         return False
     if any(shape_class(leaf.shape) != shape_class(theirs[role].shape) for role, leaf in ours.items()):
         return False
