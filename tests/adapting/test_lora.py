@@ -192,6 +192,15 @@ def test_adapters_that_belong_to_other_weights_or_do_more_are_refused(tmp_path, 
         tg.load(Net(), tmp_path, merge_lora=asked)
 
 
+def test_a_scale_that_the_file_says_of_every_adapter_is_none_to_be_given():
+    file = factors() | {"base_model.model.up.alpha": torch.tensor(1.0)}
+    with pytest.raises(UsageError, match=r"merge_lora=0.7 says a scale, and the file says that of each adapter"):
+        tg.load(Net(), file, merge_lora=0.7)
+    model, before = Net(), Net().up.weight
+    tg.load(model, file | factors("base_model.model.square"), merge_lora=0.7)
+    assert not torch.equal(model.up.weight, before)
+
+
 def test_patterns_name_ends_of_modules():
     config = {"lora_alpha": 8, "alpha_pattern": {"layers.0.up": 3, "^net.down": 5}}
     modules = ("a.layers.0.up", "players.0.up", "net.down", "base_model.model.net.down", "tower.net.down", "up")

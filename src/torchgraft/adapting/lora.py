@@ -76,6 +76,18 @@ class Scales:
         """Return what the caller says with `merge_lora`, or else what lies beside the tensors."""
         return cls(None if merge_lora is True else float(merge_lora), metadata.get("adapter_config"))
 
+    def expect_used(self, adapters: Sequence[Adapter]) -> None:
+        """Expect that a scale of the caller's is for one of the adapters.
+
+        Raises:
+            UsageError: the file says the scale of all of them.
+        """
+        if self.given is not None and adapters and all("alpha" in adapter.keys for adapter in adapters):
+            raise UsageError(
+                f"merge_lora={self.given:g} says a scale, and the file says that of each adapter, as alpha / rank: give "
+                "merge_lora=True, which takes the file's"
+            )
+
     def of(self, adapter: Adapter, rank: int) -> float:
         """Return the scale of an adapter, beside its own alpha.
 
@@ -105,6 +117,7 @@ def lora_steps(network: Network, target: Target, scales: Scales, names: Names) -
         raise UsageError(
             "merge_lora was asked for, but the checkpoint holds no lora_A/lora_B, lora_down/lora_up or hada tensors"
         )
+    scales.expect_used(adapters)
     shown = {
         split_key(name)[0]: adapter
         for adapter in adapters
