@@ -239,3 +239,36 @@ class Doubling(nn.Module):
 def test_an_operation_on_one_side_alone_is_named(source, target, words):
     said = tg.verify(target, source, torch.randn(2, 3), plan=tg.Plan(steps=()))
     assert [(cause.kind, cause.text) for cause in said.causes] == [("structure", words)]
+
+
+class Adding(nn.Module):
+    """A layer, and what is added to its result."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x, residual):
+        return self.layer(x) + residual
+
+
+class Switched(nn.Module):
+    """A block that adds what stands before its norm or behind it, by a switch of a name that no other library has."""
+
+    def __init__(self, residual_behind):
+        super().__init__()
+        self.residual_behind = residual_behind
+        self.norm, self.part = nn.LayerNorm(4), Adding()
+
+    def forward(self, x):
+        normed = self.norm(x)
+        return self.part(normed, normed if self.residual_behind else x)
+
+
+def test_a_switch_around_comes_before_words_on_other_steps():
+    source, model = (nn.Sequential(Switched(residual_behind)) for residual_behind in (False, True))
+    result = tg.verify(model, source, torch.randn(2, 3, 4), plan=tg.load(model, source))
+    assert result.divergence.target.module == "0.part"
+    assert result.causes[0].text == "0: residual_behind is True, in the source False"
+    assert result.causes[0].remedy == "build the model with residual_behind False"
+    assert {cause.kind for cause in result.causes[1:]} == {"structure"}

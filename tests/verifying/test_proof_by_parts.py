@@ -280,3 +280,27 @@ def test_a_module_whose_code_is_in_no_python_proves_as_any_other(tmp_path, class
     assert not report.plan.proof.unproved
     assert report.plan.proof.passed is as_a_whole
     assert tg.verify(model, source, inputs="guess").passed is as_a_whole
+
+
+class Shortcut(nn.Module):
+    """A convolution beside what it is given; without padding the two don't fit, whatever the size of the input."""
+
+    runs = 0
+
+    def __init__(self, padding):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3, padding=padding)
+
+    def forward(self, x):
+        type(self).runs += 1
+        return self.conv(x) + x
+
+
+def test_no_inputs_are_guessed_for_what_fails_on_the_source_s_own():
+    source, model = nn.Sequential(Shortcut(1), nn.Tanh()), nn.Sequential(Shortcut(0), nn.Tanh())
+    report = tg.load(model, source)
+    Shortcut.runs = 0
+    result = tg.verify(model, source, torch.randn(2, 3, 9, 9), plan=report)
+    assert not result.finished
+    assert [cause.text for cause in result.causes[1:]] == ["0.conv: padding is (0, 0), in the source (1, 1)"]
+    assert Shortcut.runs < 12  # a search takes up to a hundred

@@ -14,8 +14,6 @@ from torchgraft.verifying.explaining.recorded_values import recorded_causes
 from torchgraft.verifying.explaining.settings import ComparedSettings
 
 MOST_CAUSES = 8
-# Settings of a module that change the order of what is in it.
-_ORDERING_SETTINGS = frozenset({"normalize_before"})
 # What kind of cause a setting is, where it is no mere "setting".
 _CAUSE_KINDS = {
     "heads": "heads", "activation": "activation", "negative_slope": "activation", "approximate": "activation",
@@ -49,7 +47,7 @@ def explain(
     recorded = list(recorded_causes(request.model, request.plan, request.recorded_weights, feeding))
     wrong = {name for step in deviating for name in step.slot.names} | {str(cause.target) for cause in recorded}
     definite = definite_causes(matches, point, wrong)
-    inside, around = _setting_causes(point, matches, settings.differences)
+    inside, switches, around = _setting_causes(point, matches, settings.differences)
     # Statistics differ as a matter of course in another mode, so that modes come first.
     causes += [cause for cause in definite if cause.kind == "mode"]
     causes += [planned.cause(step) for step in deviating if feeding.intersection(step.slot.names)]
@@ -60,7 +58,10 @@ def explain(
     if not causes:
         causes += [planned.cause(step) for step in deviating[:MOST_CAUSES]]
         causes += recorded_causes(request.model, request.plan, request.recorded_weights)
-        causes += structural_causes(matches, point, planned.fed_by)
+        structural = structural_causes(matches, point, planned.fed_by)
+        causes += [*switches, *structural] if _is_vague(structural) else [*structural, *switches]
+    else:
+        causes += switches
     causes += around
     causes = causes or [_setting_cause(one) for one in settings.differences if one.matters]
     if request.source is not None and all(cause.kind in _WITHOUT_SETTING for cause in causes):
@@ -77,6 +78,11 @@ def _is_covered(cause: Cause, settings: list[Cause]) -> bool:
     )
 
 
+def _is_vague(causes: list[Cause]) -> bool:
+    """Whether causes only say that other steps are taken, which a switch of a module around may decide."""
+    return all(cause.kind == "structure" for cause in causes)
+
+
 def _first_use(recording: Recording, names: set[str]) -> int | None:
     """Return the first operation on activations that one of these weights feeds."""
     for number, op in enumerate(recording.operations):
@@ -88,12 +94,16 @@ def _first_use(recording: Recording, names: set[str]) -> int | None:
 
 def _setting_causes(
     point: DivergencePoint, matches: Matches, settings: tuple[SettingDifference, ...]
-) -> tuple[list[Cause], list[Cause]]:
-    """Return settings that differ in the module where the runs part, and in those around it and inside it."""
+) -> tuple[list[Cause], list[Cause], list[Cause]]:
+    """Return settings that differ in the module where the runs part, switches of those around it, and the rest near it.
+
+    A switch is on or off, and mostly decides which steps a module takes.
+    """
     in_target = point.target is not None
     recording = matches.target if in_target else matches.source
     at = recording.operations[(point.target if in_target else point.source) or 0].module
     inside: list[Cause] = []
+    switches: list[Cause] = []
     around: list[Cause] = []
     for one in settings:
         if not one.matters:
@@ -102,10 +112,10 @@ def _setting_causes(
         if where == at:
             inside.append(cause)
         elif not where or at.startswith(where + "."):
-            (inside if one.name in _ORDERING_SETTINGS else around).append(cause)
+            (switches if isinstance(one.target, bool) else around).append(cause)
         elif at and where.startswith(at + "."):
             around.append(cause)
-    return inside, around
+    return inside, switches, around
 
 
 def _setting_cause(one: SettingDifference) -> Cause:

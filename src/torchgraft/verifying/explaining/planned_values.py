@@ -62,7 +62,7 @@ class PlannedValues:
         if expected is None:
             return self._unfilled_cause(step)
         sources = ", ".join(feed.key for feed in step.feeds[:3])
-        plan = f"the plan says {sources}" + (f" ({words})" if (words := step.words()) else "")
+        plan = f"the plan fills it from {sources}" + (f" ({words})" if (words := step.words()) else "")
         kind, fact = self._describe(step, expected, actual)
         return Cause(
             kind=kind,

@@ -33,7 +33,7 @@ def recorded_causes(
             what, remedy = said
             yield Cause(
                 kind="value",
-                text=f"{name} holds {what.format(key)} in the recorded run; the plan says {key}",
+                text=f"{name} holds {what.format(key)} in the recorded run; the plan fills it from {key}",
                 remedy=remedy.format(name=name),
                 module=step.slot.owner,
                 source_module=key.rpartition(".")[0],

@@ -51,20 +51,20 @@ def find_module_pairs(
 def inputs_for_pair(
     source_model: nn.Module, source: nn.Module, target: nn.Module, source_inputs: Sequence[Any]
 ) -> Iterator[tuple[Any, Any]]:
-    """Yield inputs of two modules that hold the same: what the source's was called with in its run; else guesses."""
-    known = False
+    """Yield inputs of two modules that hold the same: what the source's was called with in its run; guesses where it wasn't."""
+    called = False
     for whole_input in source_inputs:
         arguments = (
             ((whole_input,), {}) if source is source_model else call_arguments(source_model, whole_input, source)
         )
         if arguments is None:
             continue
+        called = True
         source_input = whole_input if source is source_model else as_call(arguments)
         for target_input in _forms_for(target, source_input, arguments):
             if can_run(target, target_input):
-                known = True
                 yield source_input, target_input
-    if not known:
+    if not called:
         yield from guess_inputs(source, target)
 
 
