@@ -184,3 +184,12 @@ def test_arrays_alone_that_are_no_tensors_are_told_as_before():
 def test_compressed_code_of_a_script_is_no_news(tmp_path):
     torch.jit.script(torch.nn.Linear(2, 3)).save(tmp_path / "script.pt")
     assert tg.inspect(tmp_path / "script.pt").warnings == ()
+
+
+def test_a_dataset_that_was_never_written_is_told(tmp_path):
+    path = tmp_path / "m.h5"
+    with h5py.File(path, "w") as file:
+        file["kept"] = [0.0, 0.0]
+        file.create_dataset("left", (4,), dtype="f4", fillvalue=7.0)
+        file.create_dataset("none", (0,), dtype="f4")
+    assert list(tg.inspect(path).warnings) == ["dataset left was never written: its values are what fills gaps"]

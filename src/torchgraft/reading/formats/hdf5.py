@@ -167,6 +167,8 @@ class _Walker:
             raise self.window.too_large(
                 f"dataset {where} of {nbytes} bytes is kept in pieces of {piece}, each read as a whole"
             )
+        if nbytes and not item.id.get_storage_size():
+            self.warnings.append(f"dataset {where} was never written: its values are what fills gaps")
         key = ".".join(path)
         if key in self.found:
             raise self.window.corrupt(f"two datasets would both be called {printable(key)}")
