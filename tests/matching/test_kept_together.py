@@ -18,7 +18,7 @@ def specs(**shapes):
     [
         ((4, 1), (4, 3), True),
         ((1, 3), (4, 3), True),
-        ((4, 3), (4, 3), True),
+        ((4, 3), (4, 3), False),  # a value for each element: no magnitude of rows or columns
         ((2, 1), (4, 3), False),
         ((4,), (4, 3), False),
     ],
