@@ -40,6 +40,7 @@ RULES: tuple[Rule[Callable[[Found], Iterable[Pair]]], ...] = (
     Rule(lists.leaving_their_blocks, lists.LEAVES),
     Rule(lists.leaving_free_blocks, lists.BEHIND),
     Rule(rows.members_crosswise, rows.CROSSED),
+    Rule(rows.blocks_crosswise, rows.BLOCKS_CROSSED),
     Rule(rows.leaving_their_numbers, rows.OWN_NUMBER),
     Rule(parts.into_other_towers, parts.OTHER_TOWER),
     Rule(parts.beside_free_twins, parts.TWINS),

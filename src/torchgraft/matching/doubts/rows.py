@@ -63,6 +63,35 @@ def members_crosswise(found: Found) -> Iterator[Pair]:
             )
 
 
+BLOCKS_CROSSED = "blocks of this list would change places, though most of each would fit where its own number is"
+
+# A list of the file and one of the model; the numbers of two members of them.
+Rows = tuple[ListName, ListName]
+Numbers = tuple[int, int]
+
+
+def blocks_crosswise(found: Found) -> Iterator[Pair]:
+    """Yield units of blocks whose numbers fall where those of others of the list rise, and that would fit at their own.
+
+    Where something was put into one block of the file and into another one of the model, both fit crosswise as well.
+    """
+    members: dict[Rows, dict[Numbers, list[tuple[Pair, bool]]]] = defaultdict(lambda: defaultdict(list))
+    kinds = {unit.path: kind_of(unit) for unit in found.targets}
+    for pair, source, target in found.with_units():
+        for ours, theirs in zip(source.blocks, target.blocks, strict=False):
+            (row, number), (there, other) = member_of(ours), member_of(theirs)
+            own = theirs[: theirs.rfind(".") + 1] + there[1] + str(number)
+            fits = kinds.get(own + target.path[len(theirs) :]) == kind_of(source)
+            members[row, there][number, other].append((pair, fits))
+    for rows, held in members.items():
+        if leave_end_open(*rows) or all(one[1] <= following[1] for one, following in pairwise(sorted(held))):
+            continue
+        for (number, other), pairs in held.items():
+            crossed = number != other and any((number - a) * (other - b) < 0 for a, b in held)
+            if crossed and 2 * sum(fits for _, fits in pairs) > len(pairs):
+                yield from (pair for pair, _ in pairs if not pair.named)
+
+
 OWN_NUMBER = "the layers counted with it go to those of their numbers, and the one of its own number stays free"
 
 
