@@ -90,3 +90,22 @@ def test_what_is_called_otherwise_is_no_bias():
     likewise = replace(leaf("a.x.correction_bias", 4), is_buffer=True)
     found = with_leftovers(Matching(matches=(pair,), free_targets=(likewise,), free_sources=(leaf("b.x.bias", 4),)))
     assert found.matches[1].certainty is Certainty.LIKELY
+
+
+class Layers(nn.Module):
+    def __init__(self, norm, linear, *, biased):
+        super().__init__()
+        self.add_module(norm, nn.LayerNorm(8, bias=biased == norm))
+        self.add_module(linear, nn.Linear(8, 8, bias=biased == linear))
+
+
+@pytest.mark.parametrize("names", [("norm", "proj"), ("norm", "out"), ("ln", "out")])
+def test_a_bias_is_not_left_over_for_a_layer_of_which_the_rest_went_elsewhere(names):
+    file = nn.ModuleList(Layers("norm", "proj", biased="norm") for _ in range(2)).state_dict()
+    plan = tg.plan(nn.ModuleList(Layers(*names, biased=names[1]) for _ in range(2)), file, on_doubt="take")
+    found = {step.slot.name: step.feeds[0].key for step in plan.steps if step.feeds}
+    assert found == {
+        f"{n}.{own}.weight": f"{n}.{its}.weight"
+        for n in (0, 1)
+        for own, its in zip(names, ("norm", "proj"), strict=True)
+    }

@@ -38,7 +38,7 @@ def _is_kept_in_parts(parent: Network, networks: Sequence[Network], slots: Seque
     """
     inside = [n for n in networks if is_inside(n.path, parent.path)]
     wanted = {said: slot.spec.shape for slot in slots for name in slot.names for said in _readings(name)}
-    if not inside or not wanted:
+    if not inside:
         return False
     hits = {name for name, spec in parent.specs.items() if _is_called(_plain(name), spec.shape, wanted)}
     unnamed = [n for n in inside if hits.isdisjoint(_joined(parent, n))]

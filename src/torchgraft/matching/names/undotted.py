@@ -12,7 +12,6 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from torchgraft.core.names import above, ends, shared_start, without_common_end, wrappers
 
-MIN_VOTES = 1
 _LOOSE = re.compile(r"(?<=[A-Za-z])[._](?=\d+(?:\.|$))")
 _DIGITS = re.compile(r"[0-9]+")
 _ZEROS = str.maketrans("123456789", "000000000")
@@ -46,9 +45,7 @@ def undotted(keys: Iterable[str], names: Iterable[str], joint: str = "", wrapper
     )
     if not votes:
         return {}
-    before, count = votes.most_common(1)[0]
-    if count < MIN_VOTES:
-        return {}
+    before = votes.most_common(1)[0][0]
     found = {
         key: flat[end[len(before) :]]
         for key, end in whole.items()
