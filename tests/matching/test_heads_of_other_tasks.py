@@ -12,7 +12,7 @@ from torchgraft.core.plan import Certainty
 WIDTH = 8
 
 
-def encoder() -> nn.Module:
+def layers_of_encoder() -> nn.Module:
     return nn.ModuleList(
         nn.ModuleDict({"norm": nn.LayerNorm(WIDTH), "fc1": nn.Linear(WIDTH, 20), "fc2": nn.Linear(20, WIDTH)})
         for _ in range(3)
@@ -20,7 +20,7 @@ def encoder() -> nn.Module:
 
 
 def net(**heads: nn.Module) -> nn.Module:
-    return filled(nn.ModuleDict({"words": nn.Embedding(30, WIDTH), "layers": encoder(), **heads}))
+    return filled(nn.ModuleDict({"words": nn.Embedding(30, WIDTH), "layers": layers_of_encoder(), **heads}))
 
 
 def of_sequences() -> nn.Module:
@@ -62,3 +62,78 @@ def test_a_dropout_or_an_adapter_is_no_other_task() -> None:
     wrapped = nn.ModuleDict({"base_layer": nn.Linear(WIDTH, 2), "lora_A": low, "lora_B": high})
     plan = tg.load(net(classifier=wrapped), of_tokens().state_dict()).plan
     assert plan.by_slot["classifier.base_layer.weight"].feeds
+
+
+def masked(*, flat: bool = False, head: str = "lm_head") -> nn.Module:
+    """Return a masked language model: an encoder, and a head that ends in the words."""
+    layers = {
+        "transform": nn.Linear(WIDTH, WIDTH),
+        "layer_norm": nn.LayerNorm(WIDTH),
+        "projector": nn.Linear(WIDTH, 30),
+    }
+    return net(**{f"vocab_{name}": layer for name, layer in layers.items()} if flat else {head: nn.ModuleDict(layers)})
+
+
+def classifying(*, flat: bool = False, hidden: str = "transform") -> nn.Module:
+    """Return a model that classifies, with a hidden layer in its head that is called as one of the other's, or otherwise."""
+    if flat:
+        return net(pre_classifier=nn.Linear(WIDTH, WIDTH), classifier=nn.Linear(WIDTH, 2))
+    return net(classifier=nn.ModuleDict({hidden: nn.Linear(WIDTH, WIDTH), "out_proj": nn.Linear(WIDTH, 2)}))
+
+
+def pooling() -> nn.Module:
+    return net(pooler=nn.ModuleDict({"dense": nn.Linear(WIDTH, WIDTH)}))
+
+
+@pytest.mark.parametrize("is_sorted", [False, True])
+@pytest.mark.parametrize(
+    ("file", "model"),
+    [
+        (masked(), classifying()),
+        (masked(), classifying(hidden="dense")),
+        (masked(flat=True), classifying(flat=True)),
+        (masked(), pooling()),
+        (pooling(), masked()),
+        (classifying(), pooling()),
+        (pooling(), classifying()),
+    ],
+)
+def test_a_head_that_was_replaced_stays_fresh_and_is_no_reason_to_refuse(
+    file: nn.Module, model: nn.Module, *, is_sorted: bool
+) -> None:
+    state = file.state_dict()
+    plan = tg.plan(model, dict(sorted(state.items())) if is_sorted else state)
+    assert not plan.refusals
+    assert all(bool(step.feeds) == slot.startswith(("words", "layers")) for slot, step in plan.by_slot.items())
+    assert any(one.similar for one in plan.unused)
+
+
+def test_a_head_with_another_name_and_the_same_layers_is_asked_about_or_taken() -> None:
+    plan = tg.plan(masked(head="predictions"), masked().state_dict())
+    assert all(step.feeds for step in plan.by_slot.values())
+
+
+def test_what_the_caller_says_of_a_head_is_done_whatever_else_is_in_it() -> None:
+    plan = tg.plan(classifying(hidden="dense"), masked().state_dict(), rename={"lm_head.transform": "classifier.dense"})
+    assert not plan.refusals
+    assert plan.by_slot["classifier.dense.weight"].feeds[0].key == "lm_head.transform.weight"
+
+
+class Sequences(nn.Module):
+    """An encoder and a decoder that share a table, which the model itself has, too."""
+
+    def __init__(self, *, encoder: bool) -> None:
+        super().__init__()
+        if encoder:
+            self.shared = nn.Embedding(30, WIDTH)
+            self.encoder = nn.ModuleDict({"embed_tokens": self.shared, "layers": layers_of_encoder()})
+        self.decoder = nn.ModuleDict({"embed_tokens": nn.Embedding(30, WIDTH), "layers": layers_of_encoder()})
+        if encoder:
+            self.decoder["embed_tokens"] = self.shared
+
+
+def test_a_decoder_alone_fills_a_table_that_is_tied_by_the_name_that_the_table_has_there() -> None:
+    file = filled(nn.ModuleDict({"model": Sequences(encoder=False)}))
+    plan = tg.plan(filled(Sequences(encoder=True)), file.state_dict())
+    assert not plan.refusals
+    assert plan.by_slot["shared.weight"].feeds[0].key == "model.decoder.embed_tokens.weight"

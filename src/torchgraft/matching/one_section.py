@@ -15,6 +15,7 @@ from torchgraft.core.registration import as_registered
 from torchgraft.core.specs import Shape, Target, TensorSpec
 from torchgraft.matching.completing.joined import with_layers_joined
 from torchgraft.matching.completing.leftovers import with_leftovers
+from torchgraft.matching.completing.replaced import without_replaced
 from torchgraft.matching.completing.said import as_said
 from torchgraft.matching.completing.shared import with_shared
 from torchgraft.matching.names.lists import is_numbered
@@ -95,7 +96,7 @@ def matched(read: ReadNames, targets: Sequence[Leaf], kept: Sequence[Leaf], comm
     """Return who feeds whom, of the tensors that have these names and the `targets`; `kept` are other places of the model."""
     sides = _both_sides(read, targets, kept, common)
     found = _paired(sides, read, common)
-    found = _completed(found)
+    found = _completed(found, sides)
     found = _reviewed(found, sides, read, common.models)
     return read.back(_with_facts(found, sides))
 
@@ -148,9 +149,10 @@ def _registered(specs: Sequence[TensorSpec], target: Target) -> tuple[bool, bool
     return ours, others or bool(target.classes)
 
 
-def _completed(matching: Matching) -> Matching:
-    """Return the matching with pairs of what is left free on both sides."""
-    return with_leftovers(with_layers_joined(with_shared(matching)))
+def _completed(matching: Matching, sides: BothSides) -> Matching:
+    """Return the matching with pairs of what is left free on both sides, and without those of heads that were replaced."""
+    found = with_leftovers(with_layers_joined(with_shared(matching)))
+    return without_replaced(found, sides.said.pairs.values())
 
 
 def _reviewed(matching: Matching, sides: BothSides, read: ReadNames, models: Models) -> Matching:

@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 
+from torchgraft.core.match import Leaf
+
 _NUMBER = re.compile(r"\d+(?:[a-z](?![^.]))?")
 
 # The path around a list, and what stands before the numbers of its members: ("net", "layer") of `net.layer1`.
@@ -49,6 +51,11 @@ def member_of(path: str) -> tuple[ListName, int]:
 def is_one_path(ours: str, theirs: str) -> bool:
     """Return whether two paths are one but for what stands before it."""
     return f".{ours}".endswith(f".{theirs}") or f".{theirs}".endswith(f".{ours}")
+
+
+def have_one_name(source: Leaf, target: Leaf) -> bool:
+    """Return whether two tensors have a path in common, by any of their names."""
+    return any(is_one_path(a, b) for a in (source.name, *source.also) for b in (target.name, *target.also))
 
 
 def by_content(paths: Iterable[str]) -> dict[tuple[str, ...], list[str]]:

@@ -15,7 +15,7 @@ from torchgraft.core.match import Match, Matching
 from torchgraft.core.names import shared_start
 from torchgraft.core.plan import Certainty
 from torchgraft.core.specs import Shape
-from torchgraft.matching.names.lists import is_numbered
+from torchgraft.matching.names.lists import have_one_name, is_numbered, is_one_path
 from torchgraft.matching.names.words import canonical, is_short_for
 from torchgraft.matching.reviewing.finished import Finished, ModulePair
 
@@ -34,7 +34,8 @@ def moved_without_word(finished: Finished) -> dict[str, str]:
     """Return the slots in doubt that are fed from another part of the network than their own, by their shapes alone."""
     matching, modules = finished.matching, finished.modules
     fed = Counter([m.source.name for m in matching.matches])
-    leaving = (m for m in matching.matches if fed[m.source.name] == 1)  # what goes to all blocks leaves none
+    # what goes to all blocks leaves none
+    leaving = (m for m in matching.matches if fed[m.source.name] == 1 and not _is_called_as_tied(m))
     groups = modules.together(leaving)
     if len(groups) < 2:
         return {}
@@ -44,6 +45,12 @@ def moved_without_word(finished: Finished) -> dict[str, str]:
         # of two parts of one size neither is the network
         said[parts.main] = {m: text for m, text in parts.doubted(parts.main) if m.certainty is not Certainty.DOUBT}
     return {found.target.name: text for doubts in said.values() for found, text in doubts.items()}
+
+
+def _is_called_as_tied(found: Match) -> bool:
+    """Return whether the source's name is not the target's, and one of its further names."""
+    source, target = found.source, found.target
+    return bool(target.also) and have_one_name(source, target) and not is_one_path(source.name, target.name)
 
 
 class Parts:
