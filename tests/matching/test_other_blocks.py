@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from filling import filled
 from torch import nn
 
 import torchgraft as tg
@@ -155,3 +156,38 @@ def test_a_bias_that_the_model_lacks_does_not_leave_its_layer_for_the_wrapped_pa
     plan = tg.plan(target, source.state_dict(), on_doubt="take")
     assert not plan.by_slot["decoder.3.0.bias"].feeds
     assert plan.by_slot["decoder.2.weight"].feeds[0].key == "decoder.2.weight"
+
+
+def pyramid(sizes: list[int], *, norms: bool = False) -> nn.Module:
+    """Return a pyramid of features: what takes each level in, and what smooths it."""
+    inner = nn.ModuleList(nn.Sequential(nn.Conv2d(size, 12, 1)) for size in sizes)
+    smooth = nn.ModuleList(nn.Sequential(nn.Conv2d(12, 12, 3)) for _ in sizes)
+    body = nn.ModuleList(nn.Conv2d(3, size, 3) for size in (8, 16, 32, 64))
+    return filled(nn.ModuleDict({"body": body, "inner_blocks": inner, "layer_blocks": smooth}))
+
+
+def test_a_list_beside_one_that_begins_higher_is_asked_about() -> None:
+    """What takes in the levels is told by its sizes; what smooths them has one size, and would go by its numbers."""
+    plan = tg.plan(pyramid([16, 32, 64]), pyramid([8, 16, 32, 64]).state_dict())
+    assert [plan.by_slot[f"inner_blocks.{n}.0.weight"].feeds[0].key for n in range(3)] == [
+        f"inner_blocks.{n}.0.weight" for n in (1, 2, 3)
+    ]
+    assert all(plan.by_slot[f"layer_blocks.{n}.0.weight"].certainty is Certainty.DOUBT for n in range(3))
+
+
+def test_a_counter_alone_is_nothing_to_ask_about() -> None:
+    """The norm of a head of other sizes: nothing but its number of batches fits."""
+
+    def net(width: int, *, first: nn.Module | None = None) -> nn.Module:
+        body = nn.ModuleDict({f"conv{n}": nn.Conv2d(8, 8, 3) for n in range(4)})
+        layers = [
+            *([first] if first else []),
+            nn.Conv2d(width, width, 3),
+            nn.BatchNorm2d(width),
+            nn.Conv2d(width, 5, 1),
+        ]
+        return filled(nn.ModuleDict({"body": body, "classifier": nn.Sequential(*layers)}))
+
+    plan = tg.plan(net(12), net(6, first=nn.Conv2d(8, 6, 1)).state_dict())
+    assert not plan.refusals
+    assert not any(step.feeds for slot, step in plan.by_slot.items() if slot.endswith("num_batches_tracked"))

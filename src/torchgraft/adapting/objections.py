@@ -136,12 +136,22 @@ def _which_layers(plan: Plan, steps: Iterable[Step]) -> str:
     for step in steps:
         if not (step.feeds and step.alternatives and step.alternatives[0].keys):
             continue
-        path = _list_apart(step.feeds[0].key, step.alternatives[0].keys[0])
-        theirs, ours = _members(path, plan.source_specs), last_list(step.slot.name)[0]
+        key = step.feeds[0].key
+        path = _list_apart(key, step.alternatives[0].keys[0])
+        ours = _list_there(step.slot.name, key.count(".") - path.count("."))
+        theirs = _members(path, plan.source_specs)
         here = _members(ours, (one.slot.name for one in plan.steps))
         if path and ours and theirs > here and theirs > _members(path, _used(plan)):
             return f"layers= says which {here} of the file's {theirs} in {printable(path)} are meant; or "
     return ""
+
+
+def _list_there(name: str, inside: int) -> str:
+    """Return the path of the list in a name whose member is so many segments from its end; else of the last one in it."""
+    segments = name.split(".")
+    if inside < len(segments) and segments[-inside].isdecimal():
+        return ".".join(segments[:-inside])
+    return last_list(name)[0]
 
 
 def _list_apart(one: str, other: str) -> str:

@@ -178,9 +178,11 @@ def _leaf_matches(pair: Pair, sure: Sureness, problem: Problem, naming: Naming) 
         rival = problem.sources[pair.rivalry.runner_up]
         keys = tuple(k for leaf in rival.leaves.values() for k in leaf.keys)
         alternatives = (Alternative(keys, f"{rival.path} has the same shapes"),)
+    pairs = same_roles(source, target)
+    if sure.doubt and not any(a.shape == b.shape and a.role not in DERIVED_ROLES for a, b in pairs):
+        pairs = [(a, b) for a, b in pairs if a.role not in DERIVED_ROLES]  # a counter alone is nothing to ask about
     return [
-        _make_match(target=b, source=a, why=why, certainty=sure.certainty, alternatives=alternatives)
-        for a, b in same_roles(source, target)
+        _make_match(target=b, source=a, why=why, certainty=sure.certainty, alternatives=alternatives) for a, b in pairs
     ]
 
 

@@ -35,6 +35,7 @@ RULES: tuple[Rule[Callable[[Found], Iterable[Pair]]], ...] = (
     Rule(changed.behind_left_out_blocks, changed.LEFT_OUT),
     Rule(changed.alike_at_other_numbers, changed.SHIFTED),
     Rule(changed.one_block_of_several, changed.ONE_BLOCK),
+    Rule(changed.beside_moved_lists, changed.BESIDE_MOVED),
     Rule(lists.lengthened_by_other_lists, lists.LENGTHENED),
     Rule(rows.torn_from_other_rows, rows.TORN),
     Rule(lists.leaving_their_blocks, lists.LEAVES),

@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 
+from torchgraft.core.names import parent_of
 from torchgraft.matching.doubts.found import Found
 from torchgraft.matching.judging.judge import Pair
 from torchgraft.matching.names.lists import ListName, fits_at_other_numbers, is_one_path, list_of, member_of, number_of
@@ -153,6 +154,42 @@ def one_block_of_several(found: Found) -> Iterator[Pair]:
         row, number = member_of(block)
         if len(pairs) > 1 and (row, members[row][number]) in builds:
             yield from pairs
+
+
+BESIDE_MOVED = "the list beside it, which has as many members on both sides, goes from other numbers"
+
+
+def beside_moved_lists(found: Found) -> Iterator[Pair]:
+    """Yield members of lists that numbers alone tell apart, where a list beside theirs goes from other numbers.
+
+    A pyramid of features may begin one level higher: sizes say so of the layers that take them in, and nothing of those that
+    smooth them.
+    """
+    builds = _lists(found)
+    members: dict[tuple[ListName, ListName], list[tuple[Pair, Build]]] = defaultdict(list)
+    steps: dict[tuple[ListName, ListName], set[int]] = defaultdict(set)
+    for pair, ours, theirs in _blocks(found.pairs, found):
+        (row, number), (other, there) = member_of(ours), member_of(theirs)
+        if len(builds[0][row]) != len(builds[1][other]):
+            members[row, other].append((pair, builds[0][row][number]))
+            steps[row, other].add(there - number)
+    beside: dict[object, list[tuple[ListName, ListName]]] = defaultdict(list)
+    met = Counter(row for both in members for row in {*both})
+    for row, other in members:
+        if met[row] > 1 or met[other] > 1:
+            continue  # one list that went into several is another matter
+        beside[_around(row), _around(other), len(builds[0][row]), len(builds[1][other])].append((row, other))
+    for lists in beside.values():
+        if len(set().union(*(steps[both] for both in lists))) > 1 and all(len(steps[both]) == 1 for both in lists):
+            for both in lists:
+                alike = Counter(builds[0][both[0]].values())
+                yield from (pair for pair, build in members[both] if alike[build] > 1)
+
+
+def _around(row: ListName) -> str:
+    """Return the module that a list is in."""
+    path, before = row
+    return path if before else parent_of(path)
 
 
 def _blocks(pairs: Iterable[Pair], found: Found) -> Iterator[tuple[Pair, str, str]]:
