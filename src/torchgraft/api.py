@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Unpack
 
-from torchgraft.core.choices import Undo
+from torchgraft.core.choices import UndoWay
 from torchgraft.core.errors import UninitialisedError, UsageError
 from torchgraft.core.objects import a_kind
 from torchgraft.core.places import Walk, is_module
@@ -19,6 +19,7 @@ from torchgraft.core.plan import Plan
 from torchgraft.core.results.report import Check, Cost, Report
 from torchgraft.core.specs import Source, Target
 from torchgraft.core.system.fast_objects import collector_paused
+from torchgraft.core.system.progress import Progress
 from torchgraft.planning import make_plan, target_of
 from torchgraft.reading import apart_from, open_checkpoint
 from torchgraft.reporting import renderers
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from torchgraft.applying import Applied, Constructor
+    from torchgraft.applying import Applied, Manner
     from torchgraft.arguments import Arguments
     from torchgraft.request import Request
 
@@ -52,7 +53,7 @@ def plan(model: object, checkpoint: object, **arguments: Unpack[Arguments]) -> P
         walk = Walk(model) if is_module(model) else None
         request = _with_source_model(request, checkpoint)
         target = target_of(walk or model)
-        decided = _decide(source, request, model, (target, walk))
+        decided = _decide(source, request, target, walk or model)
         decided = _with_facts_of_values(decided, source, request, model)
         if walk is None:
             return decided
@@ -71,8 +72,8 @@ def load(  # noqa: PLR0913  # what, and how: by name
     device: object = None,
     mmap: bool = False,
     prefault: bool = False,
-    undo: Undo = "auto",
-    progress: Callable[[int, int], None] | None = None,
+    undo: UndoWay = "auto",
+    progress: Progress | None = None,
     **arguments: Unpack[Arguments],
 ) -> Report:
     """Put the weights of `checkpoint` into `model`: all that the plan says, or nothing.
@@ -136,17 +137,11 @@ def load(  # noqa: PLR0913  # what, and how: by name
 
     In every case but ModelLostError the model is as it was before.
     """
-    return _not_compiled(_load)(
-        model,
-        checkpoint,
-        arguments,
-        device=device,
-        mmap=mmap,
-        prefault=prefault,
-        plan=plan,
-        undo=undo,
-        progress=progress,
-    )
+
+    def fill() -> Report:
+        return _load(model, checkpoint, arguments, plan, _manner(device, mmap, prefault, undo, progress))
+
+    return _not_compiled(fill)()
 
 
 def build(  # noqa: PLR0913  # what load() takes, but for the model
@@ -157,8 +152,8 @@ def build(  # noqa: PLR0913  # what load() takes, but for the model
     mmap: bool = False,
     prefault: bool = False,
     plan: Plan | str | os.PathLike[str] | None = None,
-    undo: Undo = "auto",
-    progress: Callable[[int, int], None] | None = None,
+    undo: UndoWay = "auto",
+    progress: Progress | None = None,
     **arguments: Unpack[Arguments],
 ) -> tuple[nn.Module, Report]:
     """Return the model that `factory` makes, filled with the weights of `checkpoint`, and the report of the load.
@@ -188,15 +183,13 @@ def build(  # noqa: PLR0913  # what load() takes, but for the model
     if is_module(factory) or not callable(factory):
         what = "give a function or class that makes the model; load() fills one that is there"
         raise UsageError(f"factory is {a_kind(factory)}: {what}")
-    Placement(mmap=mmap, prefault=prefault)  # also where nothing comes to be mapped
-    fill = partial(_load, caller="build", plan=plan, undo=undo, progress=progress)
+    manner = _manner(device, mmap, prefault, undo, progress)
+    fill = partial(_load, checkpoint=checkpoint, arguments=arguments, plan=plan, caller="build")
     made, reason = build_on_meta(factory)
     if made is not None:
         model, constructor = made
         try:
-            report = fill(
-                model, checkpoint, arguments, device=device, mmap=mmap, prefault=prefault, constructor=constructor
-            )
+            report = fill(model, manner=replace(manner, constructor=constructor))
         except UninitialisedError as error:
             reason = error.objections[0].text.partition(";")[0]
         else:
@@ -204,28 +197,32 @@ def build(  # noqa: PLR0913  # what load() takes, but for the model
                 model.to(device)  # buffers, which were made with their values
             return model, report
     model = build_with_values(factory, device)
-    report = fill(model, checkpoint, arguments)
+    report = fill(model, manner=replace(manner, placement=Placement()))
     note = f"the model was made with all its values first{', and nothing is mapped' if mmap else ''}: {reason}"
     return model, replace(report, plan=replace(report.plan, notes=(*report.plan.notes, note)))
 
 
-def _load(  # noqa: PLR0913  # what load() was given
+def _manner(device: object, mmap: bool, prefault: bool, undo: UndoWay, progress: Progress | None) -> Manner:  # noqa: FBT001
+    """Return how the plan is to be carried out."""
+    with collector_paused():  # also while modules are imported, the first time: that makes a hundred thousand objects
+        from torchgraft.applying import Manner, Placement
+
+    where = Placement(device=device, mmap=mmap, prefault=prefault)  # type: ignore[arg-type]  # as torch takes it
+    return Manner(placement=where, undo=undo, progress=progress)
+
+
+def _load(
     model: nn.Module,
     checkpoint: object,
     arguments: Arguments,
+    plan: Plan | str | os.PathLike[str] | None,
+    manner: Manner,
     *,
-    device: object = None,
-    mmap: bool = False,
-    prefault: bool = False,
-    plan: Plan | str | os.PathLike[str] | None = None,
-    undo: str = "auto",
-    progress: Callable[[int, int], None] | None = None,
-    constructor: Constructor | None = None,
     caller: str = "load",
 ) -> Report:
-    """Do what load() says; `constructor`, where it is known, initialises what stays fresh of a model on meta."""
-    with collector_paused():  # also while modules are imported, the first time: that makes a hundred thousand objects
-        from torchgraft.applying import Placement, apply, expect_values
+    """Do what load() says, or another `caller` who fills a model."""
+    with collector_paused():
+        from torchgraft.applying import apply, expect_values
         from torchgraft.request import checked_request
         from torchgraft.verifying import compare_values
 
@@ -240,20 +237,13 @@ def _load(  # noqa: PLR0913  # what load() was given
         source = stack.enter_context(processes.in_all(partial(_open, checkpoint, request, model)))
         target = target_of(walk)
         request = _with_source_model(request, checkpoint)
-        decide = partial(_decide, source, request, model, (target, walk))
+        decide = partial(_decide, source, request, target, walk)
         if plan is not None:
             decide = partial(_kept_plan, plan, source, target, arguments)
         decided = processes.plan_once(lambda: _with_facts_of_values(decide(), source, request, model), target, source)
         start = time.perf_counter()
-        fill = partial(
-            apply,
-            model if request.runs_models else walk,
-            verify=compare_values,
-            placement=Placement(device=device, mmap=mmap, prefault=prefault),  # type: ignore[arg-type]  # as torch takes it
-            constructor=constructor,
-            progress=progress,
-        )
-        done = processes.fill(fill, undo, model, Share(target, decided, source))
+        fill = partial(apply, model if request.runs_models else walk, manner=manner, verify=compare_values)
+        done = processes.fill(fill, model, Share(target, decided, source))
     return _report(decided, done, time.perf_counter() - start)
 
 
@@ -301,12 +291,13 @@ def _no_model(model: object, checkpoint: object) -> UsageError:
     return UsageError(f"{a_kind(model)} can't be filled: give an nn.Module; {hint}")
 
 
-def _decide(source: Source, request: Request, model: object, target: tuple[Target, Walk | None]) -> Plan:
+def _decide(source: Source, request: Request, target: Target, model: object) -> Plan:
     """Return the plan; with inputs or a recorded run one that both models were run for. `target` is the model as it is now."""
     if not request.runs_models:
-        return make_plan(source, target[0], request, target[1] or model)
+        return make_plan(source, target, request, model)
     from torchgraft.proved_planning import make_proved_plan
 
+    model = model.model if isinstance(model, Walk) else model
     return make_proved_plan(source, request, model, lambda one, wanted: make_plan(source, target_of(one), wanted, one))
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from torchgraft.applying import apply, batches, execution
+from torchgraft.applying import Manner, apply, batches, execution
 from torchgraft.applying.memory import gather, scatter
 from torchgraft.core.errors import ApplyError, PlanRefusedError
 from torchgraft.core.policy import Policy, Verdict
@@ -54,9 +54,9 @@ def test_together_is_as_one_by_one(undo, monkeypatch):
     target = survey(together)
     source = source_for(target)
     plan = plan_for(target, source)
-    first = apply(together, target, plan, source, verify=compare_values, undo=undo)
+    first = apply(together, target, plan, source, verify=compare_values, manner=Manner(undo=undo))
     monkeypatch.setattr(execution, "split_small", lambda steps, tensors, specs: ([], steps))
-    second = apply(alone, target, plan, source, verify=compare_values, undo=undo)
+    second = apply(alone, target, plan, source, verify=compare_values, manner=Manner(undo=undo))
     for name, value in source.tensors.items():
         assert torch.equal(together.state_dict()[name], value), name
         assert torch.equal(alone.state_dict()[name], value), name
@@ -95,11 +95,11 @@ def test_a_failure_at_any_read_leaves_the_model_as_it_was(undo, device):
     target = survey(model)
     once = source_for(target)
     plan = plan_for(target, once)
-    apply(Many(), target, plan, once, undo="keep")
+    apply(Many(), target, plan, once, manner=Manner(undo="keep"))
     before = fingerprint(model)
     for at in range(once.reads):
         with pytest.raises(ApplyError, match="injected"):
-            apply(model, target, plan, source_for(target, fail_at=at), verify=compare_values, undo=undo)
+            apply(model, target, plan, source_for(target, fail_at=at), verify=compare_values, manner=Manner(undo=undo))
         assert fingerprint(model) == before
 
 
@@ -113,14 +113,14 @@ def test_odd_values_are_counted_by_tensor(undo):
     source.tensors["h4"][:2] = float("inf")
     before = fingerprint(model)
     with pytest.raises(PlanRefusedError) as caught:
-        apply(model, target, plan_for(target, source), source, undo=undo)
+        apply(model, target, plan_for(target, source), source, manner=Manner(undo=undo))
     texts = [objection.text for objection in caught.value.objections]
     assert len(texts) == 2
     assert "f1 [70] would get 1 NaN" in texts[0]
     assert "h4 [4096] would get 2 infinite" in texts[1]
     assert fingerprint(model) == before
     accepting = plan_for(target, source, Policy(nonfinite=Verdict.ACCEPT))
-    apply(model, target, accepting, source, undo=undo)
+    apply(model, target, accepting, source, manner=Manner(undo=undo))
     assert model.f1[69].isnan()
 
 
@@ -137,7 +137,7 @@ def test_what_was_not_written_is_found_and_named(undo, monkeypatch):
 
     monkeypatch.setattr(batches, "scatter", forgetful)
     with pytest.raises(ApplyError, match="differing: h3"):
-        apply(model, target, plan_for(target, source), source, verify=compare_values, undo=undo)
+        apply(model, target, plan_for(target, source), source, verify=compare_values, manner=Manner(undo=undo))
 
 
 @settings(max_examples=50, deadline=None)

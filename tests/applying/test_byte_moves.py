@@ -8,7 +8,7 @@ from applying_helpers import WHY, MemorySource, fingerprint, plan_for, reads_in_
 from torch import nn
 
 import torchgraft as tg
-from torchgraft.applying import apply, moves
+from torchgraft.applying import Manner, apply, moves
 from torchgraft.applying.moves import segments
 from torchgraft.core.errors import CorruptCheckpointError
 from torchgraft.core.plan import Feed, Rows, Step
@@ -59,7 +59,9 @@ def test_moving_bytes_equals_computing(name, undo, monkeypatch):
             monkeypatch.setattr(moves, "segments", lambda *_: None)
         with torch.no_grad():
             model.w.fill_(7)
-        done = apply(model, target, plan_for(target, source, w=step), source, verify=compare_values, undo=undo)
+        done = apply(
+            model, target, plan_for(target, source, w=step), source, verify=compare_values, manner=Manner(undo=undo)
+        )
         assert done.checks[0].passed
         results.append(model.w.detach().clone())
     assert torch.equal(*results)

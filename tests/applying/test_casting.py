@@ -11,7 +11,7 @@ from applying_helpers import MemorySource, fingerprint, plan_for, reads_in_parts
 from torch import nn
 
 import torchgraft as tg
-from torchgraft.applying import apply, chunks, workers
+from torchgraft.applying import Manner, apply, chunks, workers
 from torchgraft.core.errors import ApplyError, ModelLostError, PlanRefusedError
 from torchgraft.core.plan import Feed, Rows, Step, Why
 from torchgraft.core.policy import Policy, Verdict
@@ -38,7 +38,7 @@ def source_of(model, dtype, **more):
 def load(model, source, undo, **policy):
     target = survey(model)
     plan = plan_for(target, source, Policy(**policy))
-    return apply(model, target, plan, source, verify=compare_values, undo=undo)
+    return apply(model, target, plan, source, verify=compare_values, manner=Manner(undo=undo))
 
 
 @pytest.fixture(params=[64, 4 << 20])
@@ -116,7 +116,7 @@ def test_joined_and_picked_rows_are_cast_on_the_way(block):
         "p1": Step(slot=target.slots[1], feeds=(Feed("t2"),), rows=Rows(0, (3, 1)), why=why),
     }
     counted = reads_in_parts(source)
-    apply(model, target, plan_for(target, source, **steps), source, verify=compare_values, undo="check")
+    apply(model, target, plan_for(target, source, **steps), source, verify=compare_values, manner=Manner(undo="check"))
     assert torch.equal(model.p0, torch.cat([source.tensors["t0"], source.tensors["t1"]]).float())
     assert torch.equal(model.p1[[3, 1]], source.tensors["t2"].float())
     assert torch.equal(model.p1[[0, 2, 4]], torch.ones(3, 3))
@@ -135,7 +135,7 @@ def test_what_is_compared_has_the_bits_of_what_was_written_wherever_it_begins(gi
     why = Why("name", "same name")
     joined = {"p0": Step(slot=target.slots[0], feeds=(Feed("a"), Feed("b")), ops=(Concat(0),), why=why)}
     plan = plan_for(target, source, Policy(nonfinite=Verdict.ACCEPT), **joined)
-    done = apply(model, target, plan, source, verify=compare_values, undo=undo)
+    done = apply(model, target, plan, source, verify=compare_values, manner=Manner(undo=undo))
     assert all(check.passed for check in done.checks)
 
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from torchgraft.applying import apply, transfers
+from torchgraft.applying import Manner, apply, transfers
 from torchgraft.applying.chunks import MOST_PARTS, Transfer, chunks
 from torchgraft.applying.moves import Segment
 from torchgraft.core.dtypes import DType
@@ -60,7 +60,7 @@ def test_all_ways_give_the_same(undo, looked_at, monkeypatch):
     model = Many()
     target = survey(model)
     source = source_for(target)
-    done = apply(model, target, plan_for(target, source), source, verify=compare_values, undo=undo)
+    done = apply(model, target, plan_for(target, source), source, verify=compare_values, manner=Manner(undo=undo))
     assert all(check.passed for check in done.checks)
     assert all(torch.equal(value, source.tensors[name]) for name, value in model.state_dict().items())
 
@@ -76,7 +76,7 @@ def test_odd_values_are_counted_by_tensor(undo, looked_at, monkeypatch):
         source.tensors["f1"][at] = float("nan")
     source.tensors["h5"][16] = float("inf")
     with pytest.raises(PlanRefusedError) as caught:
-        apply(model, target, plan_for(target, source), source, verify=compare_values, undo=undo)
+        apply(model, target, plan_for(target, source), source, verify=compare_values, manner=Manner(undo=undo))
     texts = [o.text for o in caught.value.objections]
     assert len(texts) == 2
     assert "f1 [70000] would get 4 NaN values" in texts[0]
@@ -93,5 +93,5 @@ def test_shares_end_between_elements(count, dtype, undo, monkeypatch):
         model.register_parameter(f"p{number}", nn.Parameter(torch.zeros(many, dtype=dtype)))
     target = survey(model)
     source = source_for(target)
-    apply(model, target, plan_for(target, source), source, verify=compare_values, undo=undo)
+    apply(model, target, plan_for(target, source), source, verify=compare_values, manner=Manner(undo=undo))
     assert all(torch.equal(value, source.tensors[name]) for name, value in model.state_dict().items())

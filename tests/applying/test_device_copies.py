@@ -10,7 +10,7 @@ import torch
 from applying_helpers import fingerprint, plan_for, source_for
 from torch import nn
 
-from torchgraft.applying import apply, cells, chunks, device_copies, moves, workers
+from torchgraft.applying import Manner, apply, cells, chunks, device_copies, moves, workers
 from torchgraft.applying import undo as undoing
 from torchgraft.core.errors import ApplyError, ModelLostError, PlanRefusedError
 from torchgraft.surveying import survey
@@ -115,7 +115,9 @@ def net(where="cpu"):
 
 
 def loaded(model, source, **how):
-    return apply(model, survey(model), plan_for(survey(model), source), source, verify=compare_values, **how)
+    return apply(
+        model, survey(model), plan_for(survey(model), source), source, verify=compare_values, manner=Manner(**how)
+    )
 
 
 @pytest.mark.parametrize("undo", WAYS)

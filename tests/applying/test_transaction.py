@@ -12,7 +12,7 @@ from applying_helpers import MemorySource, fingerprint, plan_for, source_for
 from applying_models import ALL, Masked, Tied, channels_last, conv
 from torch import nn
 
-from torchgraft.applying import apply
+from torchgraft.applying import Manner, apply
 from torchgraft.core.errors import ApplyError, CorruptCheckpointError, PlanRefusedError, UsageError
 from torchgraft.core.policy import Policy, Verdict
 from torchgraft.core.results.report import Check
@@ -37,7 +37,7 @@ def test_everything_arrives(build, undo):
     target = survey(model)
     source = source_for(target)
     kept = dict(model.named_parameters())
-    done = apply(model, target, plan_for(target, source), source, verify=compare_values, undo=undo)
+    done = apply(model, target, plan_for(target, source), source, verify=compare_values, manner=Manner(undo=undo))
     state = model.state_dict()
     assert all(torch.equal(state[key].cpu(), value) for key, value in source.tensors.items())
     assert all(p is kept[name] for name, p in model.named_parameters())

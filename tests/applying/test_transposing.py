@@ -7,7 +7,7 @@ import torch
 from applying_helpers import WHY, MemorySource, fingerprint, plan_for, source_for
 from torch import nn
 
-from torchgraft.applying import apply, chunks, moves, transfers, workers
+from torchgraft.applying import Manner, apply, chunks, moves, transfers, workers
 from torchgraft.applying.memory_estimate import estimate_memory
 from torchgraft.core.errors import ApplyError, ModelLostError, PlanRefusedError
 from torchgraft.core.plan import Feed, Step
@@ -41,7 +41,7 @@ def plan_of(model, source):
 
 
 def load(model, source, undo="auto"):
-    return apply(model, survey(model), plan_of(model, source), source, verify=compare_values, undo=undo)
+    return apply(model, survey(model), plan_of(model, source), source, verify=compare_values, manner=Manner(undo=undo))
 
 
 @pytest.fixture(params=[(4097 * 8, 1), (2 << 20, 4)], ids=["small", "large"])

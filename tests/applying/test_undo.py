@@ -12,7 +12,7 @@ from applying_models import ALL, conv
 from torch import nn
 
 import torchgraft as tg
-from torchgraft.applying import apply
+from torchgraft.applying import Manner, apply
 from torchgraft.applying.cells import address_range_of, are_disjoint
 from torchgraft.applying.undo import KEPT
 from torchgraft.core.errors import ApplyError, CorruptCheckpointError, ModelLostError, PlanRefusedError, UsageError
@@ -28,7 +28,7 @@ def first_reads(model, source):
     """Return how many reads the first go takes: all but one again for each tensor that is read twice."""
     target = survey(model)
     writing = source_for(target, seed=1)
-    done = apply(model, target, plan_for(target, writing), writing, undo="check")
+    done = apply(model, target, plan_for(target, writing), writing, manner=Manner(undo="check"))
     assert done.undo_bytes < 300
     return writing.reads - len(source.tensors)
 
@@ -43,7 +43,7 @@ def test_a_file_that_fails_at_first_reading_leaves_the_model_as_it_was(build, er
     for at in range(reads):
         source = source_for(target, fail_at=at, error=error)
         with pytest.raises((ApplyError, CorruptCheckpointError, KeyboardInterrupt)) as caught:
-            apply(model, target, plan_for(target, source), source, verify=compare_values, undo="check")
+            apply(model, target, plan_for(target, source), source, verify=compare_values, manner=Manner(undo="check"))
         assert not isinstance(caught.value, ModelLostError)
         assert fingerprint(model) == before
 
@@ -56,7 +56,7 @@ def test_a_file_that_fails_at_second_reading_leaves_nan_and_says_so():
     with pytest.raises(
         ModelLostError, match=r"OSError: injected; .*0.weight, 0.bias, 1.weight and 9 more hold NaN now"
     ):
-        apply(model, target, plan_for(target, source), source, verify=compare_values, undo="check")
+        apply(model, target, plan_for(target, source), source, verify=compare_values, manner=Manner(undo="check"))
     assert all(torch.isnan(p).all() for p in model.parameters())
 
 
@@ -74,7 +74,7 @@ def test_values_that_change_between_the_readings_are_found():
 
     source.read_into = changing
     with pytest.raises(ModelLostError, match=r"1 of 12 tensors .* differing: 3.weight"):
-        apply(model, target, plan_for(target, source), source, verify=compare_values, undo="check")
+        apply(model, target, plan_for(target, source), source, verify=compare_values, manner=Manner(undo="check"))
 
 
 def test_odd_values_are_refused_before_anything_is_written():
@@ -84,7 +84,7 @@ def test_odd_values_are_refused_before_anything_is_written():
     source.tensors["5.weight"][7, 7] = float("nan")
     before = fingerprint(model)
     with pytest.raises(PlanRefusedError, match="1 NaN"):
-        apply(model, target, plan_for(target, source), source, undo="check")
+        apply(model, target, plan_for(target, source), source, manner=Manner(undo="check"))
     assert fingerprint(model) == before
 
 
@@ -103,7 +103,7 @@ def test_an_interrupt_during_the_second_reading_waits_until_the_model_is_whole()
 
     source.read_into = interrupted
     with pytest.raises(KeyboardInterrupt):
-        apply(model, target, plan_for(target, source), source, verify=compare_values, undo="check")
+        apply(model, target, plan_for(target, source), source, verify=compare_values, manner=Manner(undo="check"))
     assert all(torch.equal(value, source.tensors[name]) for name, value in model.state_dict().items())
 
 
@@ -113,7 +113,7 @@ def test_without_a_way_back_any_failure_leaves_nan_and_says_so(error):
     target = survey(model)
     source = source_for(target, fail_at=5, error=error)
     with pytest.raises(ModelLostError, match=rf"{error.__name__}: injected; old values were not kept: 0.weight"):
-        apply(model, target, plan_for(target, source), source, verify=compare_values, undo="none")
+        apply(model, target, plan_for(target, source), source, verify=compare_values, manner=Manner(undo="none"))
     assert all(torch.isnan(p).all() for p in model.parameters())
 
 
@@ -136,7 +136,7 @@ def test_without_a_way_back_each_byte_is_read_once():
     target = survey(model)
     source = source_for(target)
     counted = reads_in_parts(source)
-    done = apply(model, target, plan_for(target, source), source, verify=compare_values, undo="none")
+    done = apply(model, target, plan_for(target, source), source, verify=compare_values, manner=Manner(undo="none"))
     assert done.undo_bytes == 0
     assert all(torch.equal(value, source.tensors[name]) for name, value in model.state_dict().items())
     assert counted["0.weight"] == 4 * 300 * 300
@@ -150,7 +150,7 @@ def test_a_model_on_meta_has_nothing_to_lose(undo):
     target = survey(model)
     source = source_for(target, fail_at=9)
     with pytest.raises(ApplyError, match="put back"):
-        apply(model, target, plan_for(target, source), source, verify=compare_values, undo=undo)
+        apply(model, target, plan_for(target, source), source, verify=compare_values, manner=Manner(undo=undo))
     assert all(p.is_meta for p in model.parameters())
 
 
@@ -194,4 +194,4 @@ def test_an_unknown_way_is_refused_at_once():
     model = conv()
     source = MemorySource({})
     with pytest.raises(UsageError, match="undo='never': use one of 'auto', 'keep', 'check', 'none'"):
-        apply(model, survey(model), plan_for(survey(model), source), source, undo="never")
+        apply(model, survey(model), plan_for(survey(model), source), source, manner=Manner(undo="never"))

@@ -9,7 +9,7 @@ from torch import nn
 from torch.testing._internal.two_tensor import TwoTensor
 
 import torchgraft as tg
-from torchgraft.applying import apply
+from torchgraft.applying import Manner, apply
 from torchgraft.applying.fill import count_lost
 from torchgraft.applying.undo import Undo
 from torchgraft.surveying import survey
@@ -62,7 +62,7 @@ def test_a_tensor_that_refuses_its_old_values_keeps_none_of_the_others_from_thei
     stubborn.met = False
     monkeypatch.setattr(torch.Tensor, "copy_", stubborn)
     with pytest.raises(tg.ModelLostError, match=r"0\.weight"):
-        apply(model, target, plan_for(target, source), source, undo="keep")
+        apply(model, target, plan_for(target, source), source, manner=Manner(undo="keep"))
     monkeypatch.undo()
     assert fingerprint(model)[1:] == before[1:]
 

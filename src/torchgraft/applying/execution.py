@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -11,15 +11,15 @@ import numpy as np
 from torchgraft.applying.batches import Batch, Batches, make_batches, split_small
 from torchgraft.applying.cells import Cell, Installation, are_disjoint, expect_writable, resolve
 from torchgraft.applying.chunks import Transfer
-from torchgraft.applying.construct import Constructor
 from torchgraft.applying.fill import ReadOnce, fill
 from torchgraft.applying.findings import Findings
 from torchgraft.applying.fresh import initialise
-from torchgraft.applying.mapping import Placement, map_slots
+from torchgraft.applying.manner import Manner
+from torchgraft.applying.mapping import map_slots
 from torchgraft.applying.moves import Move, make_transfers, move_of, to_keep, undo_sizes, with_undo
 from torchgraft.applying.pages import make_ready
 from torchgraft.applying.transfers import Transfers
-from torchgraft.applying.undo import NONE, Undo
+from torchgraft.applying.undo import Undo
 from torchgraft.core.places import Walk
 from torchgraft.core.plan import Objection, Plan, Step
 from torchgraft.core.results.report import Check, Mapped
@@ -70,32 +70,28 @@ class Execution:
     write wins: their old values are kept, and they are compared in full. What is mapped is filled already.
     """
 
-    def __init__(  # noqa: PLR0913  # what apply() was given
+    def __init__(
         self,
         model: Walk,
         target: Target,
         plan: Plan,
         source: Source,
-        *,
-        placement: Placement,
+        manner: Manner,
         device: torch.device,
-        undo: str,
-        progress: Callable[[int, int], None] | None,
     ) -> None:
         self._source = source
-        self._placement = placement
-        self._undo_way = undo
+        self._manner = manner
         self._specs = {network.path: network.specs for network in source.networks}
         self._steps = [step for step in plan.steps if step.feeds or step.ops]  # all but fresh ones
         self._findings = Findings(plan.policy)
         self._installation = Installation()
         self._reader = ReadOnce(source)
         self.written = Written()
-        to_map = _in_file_order(self._steps, source) if placement.mmap else ()
+        to_map = _in_file_order(self._steps, source) if manner.placement.mmap else ()
         self._mapped = map_slots(model, to_map, source)
         self.written.mapped.update(self._mapped.values)
         self._find_places(model, target, device)
-        self._divide(progress)
+        self._divide()
 
     def _find_places(self, model: Walk, target: Target, device: torch.device) -> None:
         """Find what each slot is in the model: small tensors in bulk, each of the others as a cell."""
@@ -112,7 +108,7 @@ class Execution:
         unusual = [(cell, step) for step in rest if not (cell := self._cell(step)).size or cell.staged]
         expect_writable((cell.places[0].tensor, step) for cell, step in unusual)
 
-    def _divide(self, progress: Callable[[int, int], None] | None) -> None:
+    def _divide(self) -> None:
         """Divide the steps among the three ways, and reserve memory for the old values that are to be kept."""
         rest = [step for step in self._rest if step.slot.spec.name not in self._mapped.values]
         batches = make_batches(self._small, staged=False)
@@ -129,33 +125,34 @@ class Execution:
             else:
                 moves.append(move)
         overwritten = [cell.value for cell in map(self._cell, self._computed) if not cell.staged]
-        kept = to_keep([*batches, *moves], self._undo_way)
+        way = self._manner.undo
+        kept = to_keep([*batches, *moves], way)
         self._undo = Undo(overwritten, undo_sizes(kept))
-        self._to_transfer = make_transfers(moves, kept, self._undo, self._undo_way, self.written)
-        self._to_batch = with_undo(batches, kept, self._undo, self._undo_way)
+        self._to_transfer = make_transfers(moves, kept, self._undo, way, self.written)
+        self._to_batch = with_undo(batches, kept, self._undo, way)
         moved: list[Transfer | Batch] = [*self._to_transfer, *self._to_batch]
         self._bytes_read = sum([one.size for one in moved]) + sum(map(self._input_size, self._computed))
         self._bytes_written = sum([batch.size for batch in batches]) + sum(map(_written_size, rest))
         again = sum([one.size for one in moved if one.read_twice])
-        populated = self._mapped.size if self._placement.prefault else 0
-        self._ticks = Ticks(progress, self._bytes_read + again + populated)
+        populated = self._mapped.size if self._manner.placement.prefault else 0
+        self._ticks = Ticks(self._manner.progress, self._bytes_read + again + populated)
         self._transfers = Transfers(self._source, self._undo, self._findings, self.written, self._ticks.tick)
         self._batches = Batches(self._source, self._undo, self._findings, self.written, self._ticks.tick)
 
     def carry_out(
-        self, model: Walk, shield: Shield, peers: Peers | None, constructor: Constructor | None
+        self, model: Walk, shield: Shield, peers: Peers | None
     ) -> tuple[tuple[Objection, ...], tuple[str, ...]]:
         """Initialise, fill, refuse what values say against it, and put new tensors in; return notes and initialised slots."""
-        initialised = initialise(model, self._cells, self._steps, constructor)
+        initialised = initialise(model, self._cells, self._steps, self._manner.constructor)
         # with undo="none" there is no way back: signals wait
-        between = shield.deliver if self._undo_way != NONE else lambda: None
+        between = shield.deliver if self._manner.undo != "none" else lambda: None
         self._transfers.start(self._to_transfer)
         for step in self._computed:
             self._compute(step)
             between()
         self._batches.take(self._to_batch, between)
         self._transfers.finish(between)
-        if self._placement.prefault:
+        if self._manner.placement.prefault:
             make_ready(self._mapped.ranges(), self._ticks.tick, between)
         self._look_at_fresh_buffers()
         self._look_at_changed()
@@ -250,7 +247,9 @@ class Execution:
             initialised=initialised,
             bytes_read=self._bytes_read,
             bytes_written=self._bytes_written,
-            mapped=self._mapped.told(prefaulted=self._placement.prefault) if self._placement.mmap else None,
+            mapped=self._mapped.told(prefaulted=self._manner.placement.prefault)
+            if self._manner.placement.mmap
+            else None,
             undo_bytes=self._undo.size,
             checks=checks,
             notes=notes,

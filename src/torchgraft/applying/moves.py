@@ -9,7 +9,8 @@ from torchgraft.applying.batches import Batch
 from torchgraft.applying.cells import Cell
 from torchgraft.applying.chunks import TRANSPOSED, Transfer
 from torchgraft.applying.memory import NOTHING, bytes_at
-from torchgraft.applying.undo import AUTO, KEEP, KEPT, NONE, Undo
+from torchgraft.applying.undo import KEPT, Undo
+from torchgraft.core.choices import UndoWay
 from torchgraft.core.dtypes import DType
 from torchgraft.core.plan import Action, Step
 from torchgraft.core.specs import Source, TensorSpec
@@ -178,13 +179,13 @@ def _row(step: Step) -> int:
     return slot.shape[0] * slot.dtype.itemsize
 
 
-def to_keep(moves: Sequence[Move | Batch], way: str) -> list[Move | Batch]:
+def to_keep(moves: Sequence[Move | Batch], way: UndoWay) -> list[Move | Batch]:
     """Return those whose old values are kept: all, none, or as many as fit into KEPT bytes, the smallest first."""
     real = [move for move in moves if move.old]
-    if way == KEEP:
+    if way == "keep":
         return real
     found: list[Move | Batch] = []
-    left = KEPT if way == AUTO else 0
+    left = KEPT if way == "auto" else 0
     for move in sorted(real, key=lambda move: move.old):
         left -= move.old
         if left < 0:
@@ -199,7 +200,7 @@ def undo_sizes(keeps: Sequence[Move | Batch]) -> list[int]:
 
 
 def make_transfers(
-    moves: Sequence[Move], keeps: Sequence[Move | Batch], undo: Undo, way: str, written: Written
+    moves: Sequence[Move], keeps: Sequence[Move | Batch], undo: Undo, way: UndoWay, written: Written
 ) -> list[Transfer]:
     """Return how each is filled: with room for its old values, in two readings, or at once if it has none to lose.
 
@@ -216,7 +217,7 @@ def make_transfers(
         loose = old > 0 and name not in held
         samples = written.samples[name] = []
         size = found[0].size if len(found) == 1 else sum([segment.size for segment in found])
-        read_twice, unprotected = loose and way != NONE, loose and way == NONE
+        read_twice, unprotected = loose and way != "none", loose and way == "none"
         data = NOTHING if on_device else bytes_at(value)
         out.append(
             Transfer(
@@ -226,7 +227,7 @@ def make_transfers(
     return out
 
 
-def with_undo(batches: Sequence[Batch], keeps: Sequence[Move | Batch], undo: Undo, way: str) -> list[Batch]:
+def with_undo(batches: Sequence[Batch], keeps: Sequence[Move | Batch], undo: Undo, way: UndoWay) -> list[Batch]:
     """Return batches as they are to be filled: with room for their old values, in two readings, or at once, as transfers."""
     held = {id(one) for one in keeps}
 
@@ -235,6 +236,6 @@ def with_undo(batches: Sequence[Batch], keeps: Sequence[Move | Batch], undo: Und
             return batch
         if id(batch) in held:
             return batch._replace(undo_address=undo.reserve(batch.old))
-        return batch._replace(read_twice=way != NONE, unprotected=way == NONE)
+        return batch._replace(read_twice=way != "none", unprotected=way == "none")
 
     return [one_with_undo(batch) for batch in batches]

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from torchgraft.applying.construct import Constructor
 from torchgraft.applying.exclusive import exclusively
 from torchgraft.applying.execution import Applied, Execution, Peers
-from torchgraft.applying.mapping import Placement
-from torchgraft.core.choices import Undo, expect_one_of
+from torchgraft.applying.manner import Manner
 from torchgraft.core.errors import (
     MAX_MESSAGE,
     ApplyError,
@@ -34,33 +32,27 @@ if TYPE_CHECKING:
     # Compares what lies in the model with what it should have got; returns the checks, passed or failed.
     Verifier = Callable[[nn.Module | Walk, Plan, Written], Sequence[Check]]
 
-OWN_MEMORY = Placement()  # on the CPU
+AS_USUAL = Manner()
 
 
-def apply(  # noqa: PLR0913  # what a load is made of; all but four by name
+def apply(  # noqa: PLR0913  # what a load is made of
     model: nn.Module | Walk,
     target: Target,
     plan: Plan,
     source: Source,
+    manner: Manner = AS_USUAL,
     *,
     verify: Verifier | None = None,
-    placement: Placement = OWN_MEMORY,
-    undo: str = "auto",
-    constructor: Constructor | None = None,
     peers: Peers | None = None,
-    progress: Callable[[int, int], None] | None = None,
 ) -> Applied:
     """Fill `model` by `plan`, or leave it exactly as it was.
 
-    `placement` says where tensors on the meta device get their memory, and `constructor` how the model was made, if it
-    is known: it initialises what stays fresh. `verify` runs inside the transaction. `peers` are asked before anything is
-    written that could not be put back, and at the end. `progress` hears bytes read and to be read, from any thread, one
-    call at a time.
-    Extra memory: one tensor per step that computes, and the old values that `undo` asks to keep; see `load`.
+    `verify` runs inside the transaction. `peers` are asked before anything is written that could not be put back, and at the
+    end. Extra memory: one tensor per step that computes, and the old values that the manner's `undo` asks to keep; see `load`.
 
     Raises:
-        UsageError: there is no such `undo`, `placement` contradicts itself or the model, a tensor of the model can't be written
-            to, or another load fills it, or what shares its memory.
+        UsageError: the placement contradicts itself or the model, a tensor of the model can't be written to, or another load
+            fills it, or what shares its memory.
         PlanRefusedError: the plan holds objections, or the values do (NaN, overflow); all at once.
         CheckpointError: the checkpoint can't be read to its end.
         ApplyError: anything else went wrong. In all these cases the model is unchanged.
@@ -68,23 +60,20 @@ def apply(  # noqa: PLR0913  # what a load is made of; all but four by name
     """
     import torch
 
-    expect_one_of(Undo, undo=undo)
     seen = walk_of(model)
-    device = placement.checked(seen)
+    device = manner.placement.checked(seen)
     plan.raise_if_refused()
     # In this order: a signal must not leave gradients off. What is made in inference mode could not be trained later.
     with Shield() as shield, torch.inference_mode(mode=False), torch.no_grad(), exclusively(seen.places):
         try:
-            work = Execution(
-                seen, target, plan, source, placement=placement, device=device, undo=undo, progress=progress
-            )
+            work = Execution(seen, target, plan, source, manner, device)
         except TorchgraftError:
             raise
         except Exception as error:  # no memory, say, or no such device in this machine
             raise ApplyError(f"{_describe(error)}; nothing was written yet") from error
         put_random_states_back = kept_random_states()
         try:
-            notes, initialised = work.carry_out(seen, shield, peers, constructor)
+            notes, initialised = work.carry_out(seen, shield, peers)
             checks = tuple(verify(seen, plan, work.written)) if verify else ()
             _expect_passed(checks)
             if not work.begun:

@@ -11,7 +11,6 @@ from torchgraft.core.layout import is_dense
 if TYPE_CHECKING:
     import torch
 
-AUTO, KEEP, CHECK, NONE = "auto", "keep", "check", "none"
 KEPT = 4 << 20  # as much is kept by default even where the file can be checked first
 
 

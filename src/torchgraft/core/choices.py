@@ -8,7 +8,7 @@ from torchgraft.core.errors import UsageError
 
 OnDoubt: TypeAlias = Literal["refuse", "skip", "take"]
 Accept: TypeAlias = Literal["certain", "likely"]
-Undo: TypeAlias = Literal["auto", "keep", "check", "none"]
+UndoWay: TypeAlias = Literal["auto", "keep", "check", "none"]
 Mode: TypeAlias = Literal["eval", "as is"]
 What: TypeAlias = Literal["loaded", "all_but_fresh"]
 Partly: TypeAlias = Literal["skip", "freeze", "hold"]

@@ -53,7 +53,7 @@ class OneProcess:
         del target, source
         return work()
 
-    def fill(self, fill: Callable[..., T], undo: str, model: Module, whole: Share) -> T:
+    def fill(self, fill: Callable[..., T], model: Module, whole: Share) -> T:
         """Return what `fill` gives on what this process has to do; where one process fails, all put their share back.
 
         Raises:
@@ -61,7 +61,7 @@ class OneProcess:
                 values were not kept.
         """
         del model
-        return fill(whole.target, whole.plan, whole.source, undo=undo)
+        return fill(whole.target, whole.plan, whole.source)
 
 
 class ManyProcesses(OneProcess):
@@ -83,14 +83,14 @@ class ManyProcesses(OneProcess):
         made = self._group.in_first(work)
         return replace(made, notes=(*made.notes, f"the model is spread over processes: {self._group.size} of them"))
 
-    def fill(self, fill: Callable[..., T], undo: str, model: Module, whole: Share) -> T:
+    def fill(self, fill: Callable[..., T], model: Module, whole: Share) -> T:
         """Return what `fill` gives on this process's share."""
         from torchgraft.spreading.share import share
 
         try:
             mine = share(self._group, model, whole)
             with self._group.shield.opened():  # fill() has one of its own
-                return fill(mine.target, mine.plan, mine.source, undo=undo, peers=Peers(self._group, whole.source))
+                return fill(mine.target, mine.plan, mine.source, peers=Peers(self._group, whole.source))
         except BaseException as error:
             self._group.vote(error)
             raise

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
 
 from torchgraft.core.match import Leaf, Match, Matching
@@ -61,9 +61,9 @@ class _Unnamed:
 
     def _shared_words(self, roots: Iterable[str]) -> set[str]:
         """Return the first words of modules at the root that only such modules have, several of them: of parts of one."""
-        firsts = [words(name)[0] for name in roots if name not in self._named and len(words(name)) > 1]
+        firsts = Counter(words(name)[0] for name in roots if name not in self._named and len(words(name)) > 1)
         taken = {words(path)[0] for path in self._named if "." not in path and words(path)}
-        return {word for word in firsts if firsts.count(word) > 1 and word not in taken}
+        return {word for word, count in firsts.items() if count > 1} - taken
 
     def module_of(self, name: str) -> str:
         """Return the outermost module around a tensor in which nothing goes by its name, "" where there is none or it is in a list.

@@ -166,13 +166,12 @@ def beside_moved_lists(found: Found) -> Iterator[Pair]:
     smooth them.
     """
     builds = _lists(found)
-    members: dict[tuple[ListName, ListName], list[tuple[Pair, Build]]] = defaultdict(list)
-    steps: dict[tuple[ListName, ListName], set[int]] = defaultdict(set)
+    members: dict[tuple[ListName, ListName], list[tuple[Pair, int, int]]] = defaultdict(list)
     for pair, ours, theirs in _blocks(found.pairs, found):
         (row, number), (other, there) = member_of(ours), member_of(theirs)
         if len(builds[0][row]) != len(builds[1][other]):
-            members[row, other].append((pair, builds[0][row][number]))
-            steps[row, other].add(there - number)
+            members[row, other].append((pair, number, there))
+    steps = {both: {there - number for _, number, there in pairs} for both, pairs in members.items()}
     beside: dict[object, list[tuple[ListName, ListName]]] = defaultdict(list)
     met = Counter(row for both in members for row in {*both})
     for row, other in members:
@@ -182,8 +181,9 @@ def beside_moved_lists(found: Found) -> Iterator[Pair]:
     for lists in beside.values():
         if len(set().union(*(steps[both] for both in lists))) > 1 and all(len(steps[both]) == 1 for both in lists):
             for both in lists:
-                alike = Counter(builds[0][both[0]].values())
-                yield from (pair for pair, build in members[both] if alike[build] > 1)
+                built = builds[0][both[0]]
+                alike = Counter(built.values())
+                yield from (pair for pair, number, _ in members[both] if alike[built[number]] > 1)
 
 
 def _around(row: ListName) -> str:

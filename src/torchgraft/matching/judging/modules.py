@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
-from itertools import accumulate, product
+from itertools import product
 
+from torchgraft.core.names import above
 from torchgraft.matching.judging.certainty import LIKELY, SEVERAL, Sureness
 from torchgraft.matching.judging.judge import Pair
 from torchgraft.matching.judging.reasons import OTHER_NAME
@@ -37,7 +38,7 @@ def told_by_modules(
         source, target = sides[0][pair.source], sides[1][pair.target]
         alone = doubted[shapes[pair.target]] == 1 and pair.rivalry.runner_up is None
         open_only_by_name = sure.doubt == OTHER_NAME and not pair.clash and alone and are_layers(source, target)
-        return open_only_by_name and not closed.isdisjoint(product(_around(source), _around(target)))
+        return open_only_by_name and not closed.isdisjoint(product(above(source.path), above(target.path)))
 
     return [(pair, LIKELY if is_told(pair, sure) else sure) for pair, sure in judged]
 
@@ -46,17 +47,12 @@ def _closed_modules(
     pairs: Iterable[Pair], told: Iterable[Pair], sides: tuple[Sequence[Unit], Sequence[Unit]]
 ) -> AbstractSet[tuple[str, str]]:
     """Return the modules of several layers that are paired with each other, one of them `told`, and none by its name."""
-    ours, theirs = ([_around(unit) for unit in units] for units in sides)
+    ours, theirs = ([list(above(unit.path)) for unit in units] for units in sides)
     here, there = (Counter(path for paths in side for path in paths) for side in (ours, theirs))
     met = Counter(ends for pair in pairs for ends in product(ours[pair.source], theirs[pair.target]))
     named = {path for pair in pairs if pair.named for path in theirs[pair.target]}
     surely = {ends for pair in told for ends in product(ours[pair.source], theirs[pair.target])}
     return {(a, b) for a, b in surely if b not in named and SEVERAL <= met[a, b] == here[a] == there[b]}
-
-
-def _around(unit: Unit) -> list[str]:
-    """Return the modules around a unit."""
-    return list(accumulate(unit.path.split(".")[:-1], "{}.{}".format))
 
 
 def _shapes(unit: Unit) -> frozenset[object]:
