@@ -9,12 +9,16 @@ from typing import Any, Protocol
 from torchgraft.core.errors import printable
 from torchgraft.reading.tensors import StoredTensor
 
-_PACKED_WEIGHTS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".h5", ".gguf", ".npz")
+# How names of checkpoint files end: by these they are found in folders, where nothing else says which file is meant.
+ENDINGS = (
+    ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".npz", ".gguf", ".h5", ".hdf5", ".pth.tar", ".pkl", ".msgpack",
+    ".onnx",
+)  # fmt: skip
 
 
 def unpack_hint(names: Iterable[str]) -> str:
     """Return what to do with an archive that is none of a known format: the end of a sentence."""
-    inner = next((n for n in names if n.endswith(_PACKED_WEIGHTS)), "")
+    inner = next((n for n in names if n.endswith(ENDINGS)), "")
     return f"; it holds {printable(inner, 80)}: unpack it first" if inner else ""
 
 

@@ -10,7 +10,7 @@ from contextlib import closing, suppress
 from torchgraft.core.errors import CheckpointError, CorruptCheckpointError, UnsupportedCheckpointError, printable
 from torchgraft.core.formatting import listed
 from torchgraft.core.system.fast_objects import collector_paused
-from torchgraft.reading.contents import Contents
+from torchgraft.reading.contents import ENDINGS, Contents
 from torchgraft.reading.dcp_safetensors import box_files, expect_whole, read_boxes
 from torchgraft.reading.disk.files import TRIES, CheckpointFile, shown
 from torchgraft.reading.disk.paths import OpenFiles, open_inside
@@ -28,10 +28,6 @@ _ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin")
 _INDEXES = (
     "model.safetensors.index.json", "pytorch_model.bin.index.json", "diffusion_pytorch_model.safetensors.index.json",
     "diffusion_pytorch_model.bin.index.json", "flax_model.msgpack.index.json",
-)  # fmt: skip
-_SUFFIXES = (
-    ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".npz", ".gguf", ".h5", ".hdf5", ".pth.tar", ".pkl", ".msgpack",
-    ".onnx",
 )  # fmt: skip
 # What the trainers of transformers, accelerate and torchtune leave beside the weights.
 _BESIDE = re.compile(
@@ -284,7 +280,7 @@ def _newest(path: str, names: list[str], opened: OpenFiles, *, named: bool) -> C
 
 def _candidates(names: Iterable[str]) -> list[str]:
     """Return the names of what may be a checkpoint in one file."""
-    return [name for name in names if name.endswith(_SUFFIXES) and not _BESIDE.fullmatch(name)]
+    return [name for name in names if name.endswith(ENDINGS) and not _BESIDE.fullmatch(name)]
 
 
 def _note_config(path: str, contents: Contents) -> None:
