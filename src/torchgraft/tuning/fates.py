@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from fnmatch import fnmatchcase
@@ -216,13 +216,16 @@ def sharing_memory(tensors: Iterable[ModelTensor]) -> Iterator[tuple[ModelTensor
 Pattern = str | re.Pattern[str]
 
 
-def _matcher(pattern: Pattern) -> Callable[[str], bool]:
-    """Return a test for full names: `*` in a glob also stands for dots; a compiled expression must match in full."""
-    if isinstance(pattern, re.Pattern):
-        return lambda name: pattern.fullmatch(name) is not None
-    if not set(pattern) & set("*?["):
-        return lambda name: name == pattern
-    return lambda name: fnmatchcase(name, pattern)
+def _matches(pattern: Pattern, name: str) -> bool:
+    """Whether a full name is meant: `*` in a glob also stands for dots; a compiled expression must match in full."""
+    return fnmatchcase(name, pattern) if isinstance(pattern, str) else pattern.fullmatch(name) is not None
+
+
+def _candidates(pattern: Pattern, names: Collection[str]) -> Iterable[str]:
+    """Return the names that a pattern may mean: of one without wildcards its own at most."""
+    if isinstance(pattern, re.Pattern) or set(pattern) & set("*?["):
+        return names
+    return [pattern] if pattern in names else []
 
 
 def pattern_list(patterns: Iterable[Pattern], argument: str) -> tuple[Pattern, ...]:
@@ -250,17 +253,16 @@ def select_by_pattern(
     Raises:
         UsageError: a pattern is none, or selects nothing.
     """
-    known = list(modules)
+    inside: dict[str, list[str]] = {path: [] for path in modules if path}
+    for name in names:
+        for path in (name, *above(name)):
+            inside.setdefault(path, []).append(name)
     selected: set[str] = set()
     for pattern in pattern_list(patterns, argument):
-        matches = _matcher(pattern)
-        matched_modules = {path for path in known if path and matches(path)}
-        matched = {
-            name for name in names if matches(name) or any(path in matched_modules for path in (name, *above(name)))
-        }
-        if not matched and not matched_modules:
-            raise UsageError(_no_match_error(pattern, [*names, *known], argument))
-        selected |= matched
+        matched = [path for path in _candidates(pattern, inside) if _matches(pattern, path)]
+        if not matched:
+            raise UsageError(_no_match_error(pattern, [*names, *inside], argument))
+        selected.update(name for path in matched for name in inside[path])
     return selected
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING
@@ -120,15 +121,15 @@ def freeze(  # noqa: PLR0913  # one per choice, all by keyword
     within = _keys_matching(found, globs, "patterns") if globs else (set() if paths else None)
     named = _keys_matching(found, paths, "modules")
     selection = _Selection(named=named, within=within, reported=report is not None, what=what, partly=partly)
-    picked = [tensor for tensor in found.tensors if selection.picks(tensor)]
-    parameters = [tensor for tensor in picked if not tensor.is_buffer]
-    part = [t for t in found.parameters if t not in picked and t.fate is Fate.PARTLY and selection.is_within(t)]
+    picked = {tensor.key: tensor for tensor in found.tensors if selection.picks(tensor)}
+    parameters = [tensor for tensor in picked.values() if not tensor.is_buffer]
+    part = [t for t in found.parameters if t.key not in picked and t.fate is Fate.PARTLY and selection.is_within(t)]
     held = [t for t in part if partly == "hold" and t.tensor.requires_grad]
     if not parameters and not held:
         raise UsageError(f"nothing to freeze: {_why_nothing(found, report)}")
     frozen = {tensor.key for tensor in parameters}
     left = {t.name: IN_PART for t in part if partly != "hold"} | _sharing_memory_with_trained(found, frozen)
-    kept, moving = _modules_to_keep_in_eval(found, frozen, {tensor.key for tensor in picked}, selection)
+    kept, moving = _modules_to_keep_in_eval(found, frozen, picked.keys(), selection)
     if dropout == "off":
         kept = [*_fully_frozen_modules(found, frozen, moving), *kept]
     stopped = (_stop_gradient(tensor) for tensor in parameters)
@@ -222,7 +223,7 @@ def _sharing_memory_with_trained(found: TensorFates, frozen: set[int]) -> dict[s
 
 
 def _modules_to_keep_in_eval(
-    found: TensorFates, frozen: set[int], picked: set[int], selection: _Selection
+    found: TensorFates, frozen: set[int], picked: AbstractSet[int], selection: _Selection
 ) -> tuple[list[str], list[str]]:
     """Return the paths of modules whose statistics are kept, and statistics that go on changing for a reason."""
     owners: dict[str, list[ModelTensor]] = {}
