@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from scoring import Case, decided
 from torch import nn
 
 import torchgraft as tg
@@ -104,3 +105,17 @@ def test_two_spellings_of_a_logarithm_are_one(file, here):
     values, target = givers("fc", file).state_dict(), givers("proj_in", here)
     tg.load(target, values)
     assert torch.equal(target[1].get_submodule(here).weight, values[f"1.{file}.weight"])
+
+
+@pytest.mark.parametrize(
+    ("file", "here"), [("norm.shift", "norm.weight"), ("norm.loc", "norm.scale"), ("beta", "gamma"), ("gain", "offset")]
+)
+def test_what_is_added_is_nothing_to_multiply_with(file, here):
+    def shapes(vector):
+        made = {
+            f"layers.{at}.{name}": [8, 6][:size] for at in range(3) for name, size in (("fc.weight", 2), (vector, 1))
+        }
+        return {**made, "head.weight": [2, 8]}
+
+    found = decided(Case(shapes(file), shapes(here)))
+    assert [sure for slot, (_, sure) in found.items() if slot.endswith(here)] == 3 * ["doubt"]

@@ -16,8 +16,10 @@ from torchgraft.matching.judging.judge import Pair
 from torchgraft.matching.names.attentions import disordered, is_numbered_norm, with_attentions
 from torchgraft.matching.names.lists import is_one_path
 from torchgraft.matching.names.words import canonical, terms, terms_differ
-from torchgraft.matching.parts.units import BARE, Unit
-from torchgraft.matching.tables.dialect import AFTER, BEFORE, INVERSE, SQUARE
+from torchgraft.matching.parts.units import BARE, Unit, shape_class
+from torchgraft.matching.tables.dialect import AFTER, BEFORE, FACTOR, INVERSE, SQUARE, SUMMAND
+
+_SHARES = frozenset({FACTOR, SUMMAND})
 
 FOLDED = (
     "the file has a norm beside this layer that the model lacks; the model's bias may stand for it "
@@ -61,8 +63,8 @@ def _has_bias_alone(one: Unit, other: Unit) -> bool:
 
 
 OTHER_TERMS = (
-    "one of the two names says that it holds a logarithm, an inverse or a deviation, the other one's doesn't: values may "
-    "differ in that"
+    "one of the two names says that it holds a logarithm, an inverse, a deviation or a difference, or a shift and no scale, the "
+    "other one's doesn't: values may differ in that"
 )
 
 
@@ -71,7 +73,7 @@ def in_other_terms(found: Found) -> Iterator[Pair]:
 
     So do layers that give such a value, but for `inv` in their names: that may be an inverted, or an invertible one.
     """
-    if not any(_terms(unit) - {SQUARE} for units in found.sides for unit in units):
+    if not any(_terms(unit) - {SQUARE, FACTOR} for units in found.sides for unit in units):
         return
     for pair, source, target in found.with_units():
         if terms_differ(_terms(source), _terms(target)):
@@ -79,7 +81,14 @@ def in_other_terms(found: Found) -> Iterator[Pair]:
 
 
 def _terms(unit: Unit) -> frozenset[str]:
-    return terms(*[leaf.role for leaf in unit.leaves.values()]) | (terms(unit.last) - {INVERSE})
+    """Return what the names of a unit say that it holds; whether a factor or a summand, the unit's own before those of its tensors.
+
+    A matrix is neither for being called weight or bias.
+    """
+    own, inside = terms(unit.last) - {INVERSE}, terms(*[leaf.role for leaf in unit.leaves.values()])
+    if own & _SHARES or any(len(shape_class(leaf.shape)) > 1 for leaf in unit.leaves.values()):
+        inside -= _SHARES
+    return inside | own
 
 
 SCALE = "one of the two names says that it scales what a layer gives, the other one that it is a norm's"

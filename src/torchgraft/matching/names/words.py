@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 
 from torchgraft.core.names import words
-from torchgraft.matching.tables.dialect import IN_OTHER_TERMS, PHRASES, ROOT, SQUARE
+from torchgraft.matching.tables.dialect import CONTRARY_TERMS, IN_OTHER_TERMS, PHRASES
 
 
 def _respelled() -> dict[tuple[str, ...], tuple[str, ...]]:
@@ -82,15 +82,19 @@ def _joined(steps: Iterable[Step]) -> tuple[str, ...]:
 
 @lru_cache(maxsize=10_000)
 def terms(*names: str) -> frozenset[str]:
-    """Return the functions, logarithm or inverse, of what they stand for that names say that tensors hold; and root or square."""
+    """Return what names say that tensors hold of what they stand for: its logarithm, inverse, root or square; a factor or a summand."""
     said = [IN_OTHER_TERMS[word] for name in names for word in words(name) if word in IN_OTHER_TERMS]
     return frozenset().union(*said)
 
 
 def terms_differ(ours: frozenset[str], theirs: frozenset[str]) -> bool:
-    """Return whether values in such terms may be other ones. A deviation may be called by other words, but is no variance."""
+    """Return whether values in such terms may be other ones.
+
+    A deviation may be called by other words, but is no variance; nor is a factor a summand.
+    """
     one, other = ours - theirs, theirs - ours
-    return bool((one | other) - {ROOT, SQUARE}) or {ROOT, SQUARE} <= one | other
+    contrary = any((a in one and b in other) or (b in one and a in other) for a, b in CONTRARY_TERMS)
+    return contrary or bool((one | other).difference(*CONTRARY_TERMS))
 
 
 @lru_cache

@@ -10,7 +10,7 @@ from torchgraft.core.match import Leaf
 from torchgraft.core.names import above
 from torchgraft.core.specs import Shape
 from torchgraft.matching.names.lists import list_of
-from torchgraft.matching.names.naming import Naming, Prefix
+from torchgraft.matching.names.naming import IDENTITY, Naming, Prefix
 from torchgraft.matching.reviewing.finished import Finished
 
 EITHER = "the parts {0} and {1} of the file hold tensors of the same names and shapes, and nothing tells which of them this is"
@@ -52,15 +52,19 @@ def beside_unruled_twins(finished: Finished) -> dict[str, str]:
     """Return the slots in doubt that a prefix rule fills, where a twin that no rule leads to would do as well.
 
     `actor.rnn` to `policy.rnn`, while `critic.rnn` of the file has no rule, or `value.rnn` of the model. A closer name makes
-    a twin of what lacks some of the tensors, too: `student` to `net.teacher`, because the file's `teacher` has no head.
+    a twin of what lacks some of the tensors, too: `student` to `net.teacher`, because the file's `teacher` has no head. Nor
+    does a wrapper that is taken off say by its name that it is this one.
     """
     sides, naming = finished.sides, finished.naming
     ruled = naming.pairs.keys(), set(naming.pairs.values())
     shapes = [{leaf.name: leaf.shape for leaf in side} for side in sides]
     doubts: dict[str, str] = {}
+    told = bool(naming.rivals or naming.homes)  # the caller is told that other wrappers fit as well
     for rule in naming.prefixes:
-        inside = _inside(rule, sides[0], naming) if all(rule) else {}
+        inside = {} if rule == IDENTITY or (told and "" in rule) else _inside(rule, sides[0], naming)
         for side, where in ((0, "of the file"), (1, "of the model")) if inside else ():
+            if not rule[side]:
+                continue
             free = {name: shape for name, shape in shapes[side].items() if name not in ruled[side]}
             for twin, is_whole in _twins(inside, free).items():
                 other = Prefix(twin, rule.new) if side == 0 else Prefix(rule.old, twin)

@@ -72,6 +72,7 @@ class Places:
             [*(m.target.name for m in found), *(leaf.name for leaf in matching.free_targets)],
         )
         self._around = [deque(wrappers(names), maxlen=1) for names in sides]
+        self._named = {leaf.name: leaf.shape for leaf in (*(m.source for m in found), *matching.free_sources)}
         self._often = Counter([m.source.name for m in matching.matches])
         self._slots = _Held({self._inside(m.target.name, 1): m.target.shape for m in found})
         self._tensors = _Held({self._shown(m.source): m.source.shape for m in found})
@@ -97,8 +98,10 @@ class Places:
     def doubt(self, source: Leaf, target: Leaf) -> str:
         """Return what speaks against a pair, "" where nothing does."""
         ours, theirs = self._shown(source), self._inside(target.name, 1)
-        if ours == theirs or target.name == source.name or self._often[source.name] > 1:
+        if target.name == source.name or self._often[source.name] > 1:
             return ""
+        if ours == theirs:
+            return HELD.format(_layer(target.name)) if self._named.get(target.name) == source.shape else ""
         text = self._sentence(ours, theirs, source, target)
         return text if text and place_of(ours) != place_of(theirs) else ""
 

@@ -125,7 +125,9 @@ EXCLUSIVE: tuple[frozenset[str], ...] = (
 
 # Words of a name that say that a tensor holds, or a layer gives, a function of the value that it stands for, and which:
 # `log_std` in Spinning Up and Stable-Baselines3, `A_log` in Mamba, `inv_freq`; `running_std` in batch renormalisation.
-LOGARITHM, INVERSE, ROOT, SQUARE = "logarithm", "inverse", "root", "square"
+# Or that it is what something is multiplied with, or what is added to it: `gamma` and `beta`, `logit_scale` and `logit_bias`.
+LOGARITHM, INVERSE, ROOT, SQUARE, LESS = "logarithm", "inverse", "root", "square", "difference"
+FACTOR, SUMMAND = "factor", "summand"
 IN_OTHER_TERMS = {
     **dict.fromkeys(("log", "logscale"), frozenset({LOGARITHM})),
     **dict.fromkeys(("inv", "inverse", "reciprocal"), frozenset({INVERSE})),
@@ -134,7 +136,12 @@ IN_OTHER_TERMS = {
     **dict.fromkeys(("logstd", "logsigma"), frozenset({LOGARITHM, ROOT})),
     **dict.fromkeys(("rstd", "invstd"), frozenset({INVERSE, ROOT})),
     "logvar": frozenset({LOGARITHM, SQUARE}),
+    "minus": frozenset({LESS}),
+    **dict.fromkeys(("weight", "gamma", "scale", "gain"), frozenset({FACTOR})),
+    **dict.fromkeys(("bias", "beta", "shift", "offset", "loc"), frozenset({SUMMAND})),
 }
+# Of two such terms one side has the one, and the other the other: a word that only one side has says nothing by itself.
+CONTRARY_TERMS = ((ROOT, SQUARE), (FACTOR, SUMMAND))
 
 # Words of layers that make the scales and shifts of others from a condition: adaptive norms of DiT, FLUX and SD3, FiLM.
 MODULATING = frozenset({"modulation", "mod", "ada", "film"})
@@ -189,6 +196,12 @@ OPPOSITES = (
     ("source", "target"),
     ("actor", "critic"),
     ("generator", "discriminator"),
+    ("student", "teacher"),
+    ("online", "target"),
+    ("text", "vision"),
+    ("text", "visual"),
+    ("text", "image"),
+    ("q", "k"),
 )
 
 # By canonical role: what a module's own tensors are called. `scale`, `gamma`, `g` and `lambda1` (DINOv2 in transformers) are
