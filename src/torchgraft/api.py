@@ -24,7 +24,7 @@ from torchgraft.planning import make_plan, target_of
 from torchgraft.reading import apart_from, open_checkpoint
 from torchgraft.reporting import renderers
 from torchgraft.saving import read_plan
-from torchgraft.spreading import Share, own_share, processes_of
+from torchgraft.spreading import Asked, Share, own_share, processes_of
 
 if TYPE_CHECKING:
     import torch
@@ -240,7 +240,10 @@ def _load(
         decide = partial(_decide, source, request, target, walk)
         if plan is not None:
             decide = partial(_kept_plan, plan, source, target, arguments)
-        decided = processes.plan_once(lambda: _with_facts_of_values(decide(), source, request, model), target, source)
+        decided = processes.plan_once(
+            lambda: _with_facts_of_values(decide(), source, request, model),
+            Asked(target, source, lambda: f"{request.told()}; plan={plan is not None}"),
+        )
         start = time.perf_counter()
         fill = partial(apply, model if request.runs_models else walk, manner=manner, verify=compare_values)
         done = processes.fill(fill, model, Share(target, decided, source))

@@ -247,6 +247,14 @@ class Request:
         fresh, zero = tuple(map(named, self.rules.fresh)), tuple(map(named, self.rules.zero))
         return replace(self, options=replace(self.options, **told), rules=replace(self.rules, fresh=fresh, zero=zero))
 
+    def told(self) -> str:
+        """Return a text of what was said, in whatever order; of models, inputs and files only which are given."""
+        parts: tuple[Any, ...] = (self, self.rules, self.options, self.stated)
+        said = {one.name: getattr(part, one.name) for part in parts for one in fields(part)}
+        for name in ("rules", "options", "stated"):
+            del said[name]
+        return "; ".join(f"{name}={_told(value)}" for name, value in said.items())
+
     @property
     def runs_models(self) -> bool:
         """Whether the model is to be run before the plan is reported."""
@@ -257,6 +265,14 @@ class Request:
         """Whether nothing was said about which tensor goes where, or what becomes of it: only what is accepted."""
         said = self.prefer is not None or self.source_model is not None or self.tensor_parallel
         return not said and (self.rules, self.options, self.stated) == (Rules(), Options(), Stated())
+
+
+def _told(value: object) -> str:
+    if isinstance(value, Mapping):
+        return str(sorted((name, repr(one)) for name, one in value.items()))
+    if isinstance(value, tuple):
+        return str(sorted(map(repr, value)))
+    return repr(value) if value is None or isinstance(value, (str, int, float, Policy)) else "given"
 
 
 def make_request(**given: Unpack[Arguments]) -> Request:

@@ -129,6 +129,8 @@ def refuse_all(rank, folder):
         (checkpoint(), {"undo": "never"}),
         ({"far": torch.zeros(4)}, {}),
         (checkpoint(), {"on_doubt": "guess"} if rank else {}),
+        (checkpoint(), {"fresh": ["conv"], "layers": {"blocks": [0]}} if rank else {"fresh": ["conv"]}),
+        (checkpoint(), {} if rank else {"policy": tg.Policy(unused=tg.Verdict.REFUSE)}),
     ]
     ends = [end_of(model, where, **asked) for where, asked in tries]
     other = WAYS["fsdp"](net(seed=1) if rank else wider(), 2)
@@ -144,7 +146,7 @@ def wider():
 def test_refusals_reach_all_processes_and_nothing_changes(file, two):
     first, second = two.run(refuse_all, file.parent)
     assert all(kept for _, _, kept in (*first, *second))
-    missing, strict, nan, differs, undo, far, asked, models = zip(first, second, strict=True)
+    missing, strict, nan, differs, undo, far, asked, *others, models = zip(first, second, strict=True)
     assert missing[0][0] == "ApplyError"
     assert missing[1][0] == "MissingFileError"
     assert [end[0] for end in strict] == ["PlanRefusedError", "PlanRefusedError"]
@@ -157,6 +159,7 @@ def test_refusals_reach_all_processes_and_nothing_changes(file, two):
     assert [end[0] for end in far] == ["PlanRefusedError", "PlanRefusedError"]
     assert [end[0] for end in asked] == ["ApplyError", "UsageError"]
     assert all("on_doubt" in end[1] for end in asked)
+    assert all("process 1 has other arguments than the first one" in end[1] for both in others for end in both)
     assert models[1][0] == "UsageError"
     assert "another model" in models[1][1]
 

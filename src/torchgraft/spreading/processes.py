@@ -32,6 +32,15 @@ class Share:
     source: Source
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a plan is asked for: the model, the checkpoint, and a text of all arguments, made where it is needed."""
+
+    target: Target
+    source: Source
+    told: Callable[[], str]
+
+
 class OneProcess:
     """Who holds the model: this process alone. With several every call is collective, and fails in all where it does in one."""
 
@@ -43,14 +52,14 @@ class OneProcess:
         """
         return work()
 
-    def plan_once(self, work: Callable[[], Plan], target: Target, source: Source) -> Plan:
+    def plan_once(self, work: Callable[[], Plan], asked: Asked) -> Plan:
         """Return the plan that `work` makes in the first process.
 
         Raises:
-            UsageError: another process sees another model or another checkpoint.
+            UsageError: another process sees another model or another checkpoint, or is given other arguments.
             TorchgraftError: what `work` raised, of the same kind in all processes.
         """
-        del target, source
+        del asked
         return work()
 
     def fill(self, fill: Callable[..., T], model: Module, whole: Share) -> T:
@@ -74,11 +83,12 @@ class ManyProcesses(OneProcess):
         """Return what `work` gives, once it has given something in all."""
         return self._group.in_all(work)
 
-    def plan_once(self, work: Callable[[], Plan], target: Target, source: Source) -> Plan:
-        """Return the plan that `work` makes in the first process, once all are known to see the same."""
-        self._group.expect_same(_digest(target.slots), "another model")
-        self._group.expect_same(_digest(network.specs for network in source.networks), "another checkpoint")
-        values = self._group.in_all(lambda: values_digest(source))
+    def plan_once(self, work: Callable[[], Plan], asked: Asked) -> Plan:
+        """Return the plan that `work` makes in the first process, once all are known to see and to be asked for the same."""
+        self._group.expect_same(_digest([asked.told()]), "other arguments")
+        self._group.expect_same(_digest(asked.target.slots), "another model")
+        self._group.expect_same(_digest(network.specs for network in asked.source.networks), "another checkpoint")
+        values = self._group.in_all(lambda: values_digest(asked.source))
         self._group.expect_same(values, "a checkpoint with other values")
         made = self._group.in_first(work)
         return replace(made, notes=(*made.notes, f"the model is spread over processes: {self._group.size} of them"))
