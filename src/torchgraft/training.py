@@ -30,7 +30,8 @@ def optimizer_state(
     """Let every parameter that load() copied unchanged go on with the state that the old optimizer had for it.
 
     The rest starts fresh and is named with the reason, as do parameters that were resized or filled in part. Learning
-    rates and other settings stay those of `optimizer`. All or nothing.
+    rates and other settings stay those of `optimizer`. All or nothing. Where the model is spread over processes, each of
+    them calls this, and its state gets what it holds of each tensor.
 
     Args:
         model: the model that was loaded.
@@ -45,10 +46,11 @@ def optimizer_state(
         UsageError: the state can't be told apart, or belongs to other parameters or another kind of optimizer.
         CheckpointError: the file can't be read.
     """
+    from torchgraft.spreading.share import spread_like
     from torchgraft.tuning import carry_state
 
     with open_checkpoint(checkpoint) as source:
-        return carry_state(model, optimizer, report, source, prefer=prefer, names=names)
+        return carry_state(model, optimizer, report, source, prefer=prefer, names=names, spread_like=spread_like)
 
 
 def measure_benefit(

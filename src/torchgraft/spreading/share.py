@@ -142,6 +142,30 @@ def box_of(tensor: Any, name: str) -> Box:
     return Box(tuple(chunks[0].offsets), local)
 
 
+def spread_like(value: Tensor, tensor: Tensor, name: str) -> Tensor:
+    """Return a tensor that every process has whole as one that is spread as `tensor` is; as it is where that isn't spread.
+
+    Raises:
+        UsageError: it has another shape, or `tensor` is spread in a way that is not boxes.
+    """
+    if not is_spread(tensor):
+        return value
+    if value.shape != tensor.shape:
+        raise UsageError(
+            f"{name} {list(tensor.shape)} is spread over processes, and a tensor of its state is {list(value.shape)}: how that "
+            "would be spread isn't known; start this optimizer fresh"
+        )
+    from torch.distributed.tensor import DTensor
+
+    box = box_of(tensor, name)
+    mine = value[tuple(slice(start, start + size) for start, size in zip(box.starts, box.sizes, strict=True))]
+    like: Any = tensor
+    made: Tensor = DTensor.from_local(
+        mine.to(like.to_local().device), like.device_mesh, like.placements, shape=tensor.shape, stride=tensor.stride()
+    )
+    return made
+
+
 def _task(step: Step, tensor: Tensor) -> _Task:
     box = box_of(tensor, step.slot.name)
     if step.rows is None:

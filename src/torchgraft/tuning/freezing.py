@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 
 from torchgraft.core.choices import Dropout, Partly, What, expect_one_of
 from torchgraft.core.errors import UsageError
+from torchgraft.core.formatting import listed
 from torchgraft.core.names import around
+from torchgraft.core.places import is_spread
 from torchgraft.tuning.eval_mode import UPDATED_BUFFERS, ReversibleChange, keep_in_eval
 from torchgraft.tuning.fates import (
     Fate,
@@ -101,7 +103,8 @@ def freeze(  # noqa: PLR0913  # one per choice, all by keyword
         modules: module paths; all in them is frozen, whatever the report says, and without `patterns` nothing else.
         partly: "skip" leaves tensors that were filled in part training, and names them in `left`; "freeze" freezes them;
             "hold" takes the gradient from the part that was filled, and the rest learns. Weight decay and moments move a
-            held part all the same: give it no decay (param_groups does), or let `Frozen.keep` put it back.
+            held part all the same: give it no decay (param_groups does), or let `Frozen.keep` put it back. A parameter that
+            is spread over processes can't be held in part.
         dropout: "off" also keeps modules of which all parameters are frozen in evaluation mode as a whole, but for statistics
             that the checkpoint lacks.
 
@@ -125,6 +128,7 @@ def freeze(  # noqa: PLR0913  # one per choice, all by keyword
     parameters = [tensor for tensor in picked.values() if not tensor.is_buffer]
     part = [t for t in found.parameters if t.key not in picked and t.fate is Fate.PARTLY and selection.is_within(t)]
     held = [t for t in part if partly == "hold" and t.tensor.requires_grad]
+    _require_whole(held)
     if not parameters and not held:
         raise UsageError(f"nothing to freeze: {_why_nothing(found, report)}")
     frozen = {tensor.key for tensor in parameters}
@@ -143,6 +147,15 @@ def freeze(  # noqa: PLR0913  # one per choice, all by keyword
         tuple(t.tensor for t in held),
         undo,
     )
+
+
+def _require_whole(held: Iterable[ModelTensor]) -> None:
+    """Raise UsageError for a parameter that several processes hold: FSDP sets its gradient where no hook sees it."""
+    if spread := [tensor.name for tensor in held if is_spread(tensor.tensor)]:
+        raise UsageError(
+            f"partly='hold': {listed(spread, 3)} is spread over processes, where no part of it can be held; use 'skip' or "
+            "'freeze', or put the part back yourself after each step: loaded_masks() tells which it is"
+        )
 
 
 def _all_or_none(changes: Iterable[Callable[[], None]]) -> list[Callable[[], None]]:

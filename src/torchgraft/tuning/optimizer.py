@@ -25,6 +25,8 @@ from torchgraft.tuning.fates import plan_of
 from torchgraft.tuning.stored_optimizer import StoredOptimizer, assign_parameters, stored_optimizers
 from torchgraft.tuning.stored_parts import require_optimized
 
+SpreadLike = Callable[[Tensor, Tensor, str], Tensor]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CarriedState:
@@ -48,7 +50,7 @@ class CarriedState:
         return "\n".join(lines)
 
 
-def carry_state(
+def carry_state(  # noqa: PLR0913  # one per choice
     model: Module,
     optimizer: Optimizer,
     report: Report | Plan,
@@ -56,10 +58,12 @@ def carry_state(
     *,
     prefer: str | None = None,
     names: Sequence[str] | None = None,
+    spread_like: SpreadLike,
 ) -> CarriedState:
     """Put the old optimizer's state of every parameter that was copied unchanged into `optimizer`; all or nothing.
 
-    Learning rates and other settings stay those of `optimizer`. See torchgraft.optimizer_state for the arguments.
+    Learning rates and other settings stay those of `optimizer`. See torchgraft.optimizer_state for the arguments;
+    `spread_like` makes of a tensor one that is spread over processes as another is, whose name comes third.
 
     Raises:
         UsageError: the state can't be told apart, belongs to another kind of optimizer, or to other parameters.
@@ -80,7 +84,7 @@ def carry_state(
             fresh[one.name] = reason
             continue
         key = one.step.feeds[0].key  # type: ignore[union-attr]  # a copy has one feed
-        state = _read_state(source, stored, stored_number[key], one)
+        state = _read_state(source, stored, stored_number[key], one, spread_like)
         kept = _in_form_of(state, probe.fields(one.group, one.tensor.dim()), stored, type(optimizer).__name__)
         dropped |= set(state) - set(kept)
         if kept:
@@ -326,8 +330,10 @@ def _in_type_of(value: Any, sample: Any) -> Any:
     return type(sample)(plain) if isinstance(sample, (int, float)) else plain
 
 
-def _read_state(source: Source, stored: StoredOptimizer, number: str, parameter: _Parameter) -> dict[str, Any]:
-    """Return the state of one parameter on its device and in its type, in memory of its own.
+def _read_state(
+    source: Source, stored: StoredOptimizer, number: str, parameter: _Parameter, spread_like: SpreadLike
+) -> dict[str, Any]:
+    """Return the state of one parameter where it is, on its device and in its type, in memory of its own.
 
     The step stays in float32 on the CPU unless the optimizer counts on the device, as torch's own
     `Optimizer.load_state_dict` has it.
@@ -337,5 +343,7 @@ def _read_state(source: Source, stored: StoredOptimizer, number: str, parameter:
         value = source.read(stored.network, stored.key(number, name)).detach()
         dtype = parameter.tensor.dtype if value.is_floating_point() and name != "step" else value.dtype
         on_device = name != "step" or parameter.group.get("capturable") or parameter.group.get("fused")
+        if value.ndim:
+            value = spread_like(value, parameter.tensor, parameter.name)
         state[name] = value.to(parameter.tensor.device if on_device else "cpu", dtype, copy=True)
     return state
