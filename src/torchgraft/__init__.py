@@ -24,7 +24,14 @@ if TYPE_CHECKING:
         UsageError,
         WriteError,
     )
-    from torchgraft.core.plan import Action, Certainty, Objection, Plan, Step, Unused
+    from torchgraft.core.objections import Objection
+    from torchgraft.core.plan import (
+        Action,
+        Certainty,
+        Plan,
+        Step,
+        Unused,
+    )
     from torchgraft.core.policy import Policy, Verdict
     from torchgraft.core.results.diff import Diff
     from torchgraft.core.results.inspection import Inspection

@@ -191,7 +191,7 @@ def build(  # noqa: PLR0913  # what load() takes, but for the model
         try:
             report = fill(model, manner=replace(manner, constructor=constructor))
         except UninitialisedError as error:
-            reason = error.objections[0].text.partition(";")[0]
+            reason = error.objections[0].fact
         else:
             if device is not None:
                 model.to(device)  # buffers, which were made with their values

@@ -8,11 +8,11 @@ from dataclasses import fields, replace
 from typing import Any
 
 from torchgraft.core.errors import UsageError, printable
+from torchgraft.core.objections import Objection
 from torchgraft.core.plan import (
     Alternative,
     Certainty,
     Feed,
-    Objection,
     Plan,
     Rows,
     Step,
@@ -130,7 +130,10 @@ def _plan(data: Mapping[str, Any]) -> Plan:
         network=network,
         source_specs=specs,
         policy=_policy(data["policy"]),
-        objections=tuple(Objection(text(o["kind"]), text(o["text"]), texts(o["names"])) for o in data["objections"]),
+        objections=tuple(
+            Objection(text(o["kind"]), text(o["fact"]), texts(o["names"]), text(o["remedy"]))
+            for o in data["objections"]
+        ),
         notes=texts(data["notes"]),
         origin=text(data["origin"]),
         format=text(data["format"]),

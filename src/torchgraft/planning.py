@@ -19,8 +19,16 @@ from torchgraft.contradictions import expect_consistent
 from torchgraft.core.errors import UsageError
 from torchgraft.core.grounds import Ground
 from torchgraft.core.match import Matching, Ranks
+from torchgraft.core.objections import Objection
 from torchgraft.core.places import Walk, is_module
-from torchgraft.core.plan import Action, Certainty, Objection, Plan, Step, Unused, Why
+from torchgraft.core.plan import (
+    Action,
+    Certainty,
+    Plan,
+    Step,
+    Unused,
+    Why,
+)
 from torchgraft.core.specs import Network, Source, Target, TensorSpec
 from torchgraft.core.system.fast_objects import collector_paused
 from torchgraft.matching import (
@@ -313,12 +321,15 @@ def _fits_several_networks(matching: Matching) -> Iterator[Objection]:
     """Yield that several parts of the model fit equally."""
     if matching.homes:
         first = matching.homes[0]
-        text = (
+        fact = (
             f"what the file holds under {matching.chosen!r} fits several parts of the model equally: "
-            f"{', '.join(map(repr, matching.homes))}; fill all of them with "
-            f"fan_out={{{matching.chosen!r}: {list(matching.homes)}}}, or one, e.g. rename={{{matching.chosen!r}: {first!r}}}"
+            f"{', '.join(map(repr, matching.homes))}"
         )
-        yield Objection("container", text, matching.homes)
+        remedy = (
+            f"fill all of them with fan_out={{{matching.chosen!r}: {list(matching.homes)}}}, or one, e.g. "
+            f"rename={{{matching.chosen!r}: {first!r}}}"
+        )
+        yield Objection("container", fact, matching.homes, remedy)
 
 
 def _also_held(source: Source, plan: Plan) -> Iterator[str]:
@@ -334,11 +345,8 @@ def _several_networks(choice: Choice, matching: Matching | None = None) -> Itera
     if rivals:
         part = matching.chosen if matching and not choice.rivals else choice.network.path
         mine = part or "top level"
-        text = (
-            f"several networks in the file fit equally: {', '.join(map(repr, (mine, *rivals)))}; choose one, e.g. "
-            f"prefer={part!r}"
-        )
-        yield Objection("container", text, (mine, *rivals))
+        fact = f"several networks in the file fit equally: {', '.join(map(repr, (mine, *rivals)))}"
+        yield Objection("container", fact, (mine, *rivals), f"choose one, e.g. prefer={part!r}")
 
 
 def target_of(model: object) -> Target:

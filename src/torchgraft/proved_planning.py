@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from torchgraft.adapting import Preferences, objections_to, with_preferences
 from torchgraft.core.errors import UsageError
+from torchgraft.core.objections import Objection
 from torchgraft.core.places import is_module
-from torchgraft.core.plan import Objection, Plan
+from torchgraft.core.plan import Plan
 from torchgraft.core.proof import Proof
 from torchgraft.core.specs import Source
 from torchgraft.reading import open_checkpoint
@@ -200,11 +201,8 @@ def _unproved(plan: Plan, request: Request) -> tuple[Objection, ...]:
     if proof is None or proof.passed or (proof.stands and proof.reason):
         return ()
     side = "source_model, inputs" if request.golden is None else "golden=..."
-    text = (
-        f"the model's outputs {_shortcoming(proof)}; tg.verify(model, {side}, plan=plan) says where and why; "
-        "policy=tg.Policy(outputs=tg.Verdict.WARN) loads all the same"
-    )
-    return (Objection("outputs", text),)
+    remedy = f"tg.verify(model, {side}, plan=plan) says where and why; policy=tg.Policy(outputs=tg.Verdict.WARN) loads all the same"
+    return (Objection("outputs", f"the model's outputs {_shortcoming(proof)}", remedy=remedy),)
 
 
 def _shortcoming(proof: Proof) -> str:

@@ -43,6 +43,6 @@ def test_a_rule_that_is_none_is_refused_with_those_that_are():
 def test_a_file_that_fits_nowhere_is_not_told_how_a_layer_grows():
     model = nn.ModuleDict({"body": nn.Linear(7, 9), "head": nn.Linear(48, 10, bias=False)})
     with pytest.raises(
-        tg.PlanRefusedError, match=r"\[10, 32\] in the file, \[10, 48\] in the model; is it the right file"
+        tg.PlanRefusedError, match=r"\[10, 32\] in the file, \[10, 48\] in the model\n  is it the right file"
     ):
         tg.load(model, {"head.weight": torch.rand(10, 32), "other.weight": torch.rand(3, 5)})

@@ -217,7 +217,7 @@ def test_what_nobody_can_initialise_is_refused_before_anything_changes():
     source = source_for(target)
     before = fingerprint(model)
     with pytest.raises(
-        PlanRefusedError, match=r"buffer 0\.table \[8\] is on the meta device.*build the model on the CPU"
+        PlanRefusedError, match=r"buffer 0\.table \[8\] is on the meta device.*\n  build the model on the CPU"
     ):
         apply(model, target, plan_for(target, source), source)
     assert source.reads == 0

@@ -3,7 +3,17 @@
 from hypothesis import strategies as st
 
 from torchgraft.core.dtypes import DType
-from torchgraft.core.plan import Alternative, Certainty, Feed, Objection, Plan, Rows, Step, Unused, Why
+from torchgraft.core.objections import Objection
+from torchgraft.core.plan import (
+    Alternative,
+    Certainty,
+    Feed,
+    Plan,
+    Rows,
+    Step,
+    Unused,
+    Why,
+)
 from torchgraft.core.proof import Part, Proof, Seal
 from torchgraft.core.results.report import Check, Cost, Report
 from torchgraft.core.specs import Slot, TensorSpec

@@ -9,7 +9,9 @@ from hypothesis import given, settings
 from reporting_plans import HELD, changed_head, converted, copy, fresh, full, plan, plans, report, unused
 
 from torchgraft.core.formatting import percent, tensors
-from torchgraft.core.plan import Alternative, Certainty, Objection, Plan, Why
+from torchgraft.core.errors import PlanRefusedError
+from torchgraft.core.objections import Objection
+from torchgraft.core.plan import Alternative, Certainty, Plan, Why
 from torchgraft.core.policy import Policy, Verdict
 from torchgraft.core.results.report import Check, Report
 from torchgraft.ops import Concat
@@ -145,6 +147,21 @@ def test_warnings_are_told_and_accepted_objections_are_not():
     assert "warnings: only half" in plan_text(made)
     assert plan_text(made).splitlines()[0].endswith("; 1 warning")
     assert "some are missing" not in plan_text(made)
+
+
+def test_a_remedy_has_a_line_of_its_own_below_its_fact():
+    doubt = Objection("doubt", "a is in doubt", ("a",), "settle it with rename=")
+    coverage = Objection("coverage", "no match", remedy="is it the right file?")
+    assert "refused: a is in doubt\n  settle it with rename=" in plan_text(plan([], objections=(doubt,)))
+    both = plan_text(plan([], objections=(doubt, coverage)))
+    assert "  a is in doubt\n    settle it with rename=\n  no match\n    is it the right file?" in both
+    assert str(PlanRefusedError([doubt, coverage])).splitlines()[1:] == [
+        "- a is in doubt",
+        "  settle it with rename=",
+        "- no match",
+        "  is it the right file?",
+    ]
+    assert doubt.text == "a is in doubt; settle it with rename="
 
 
 def test_an_empty_plan_is_told_of():

@@ -11,7 +11,8 @@ from torchgraft.core.errors import printable
 from torchgraft.core.formatting import percent, tensors
 from torchgraft.core.grounds import Ground
 from torchgraft.core.names import ends
-from torchgraft.core.plan import Action, Certainty, Objection, Plan, Step
+from torchgraft.core.objections import Objection
+from torchgraft.core.plan import Action, Certainty, Plan, Step
 from torchgraft.core.specs import Shape
 
 LOW = 0.5
@@ -34,8 +35,8 @@ def coverage_objections(plan: Plan) -> Iterator[Objection]:
     placed = len([step for step in plan.steps if step.feeds or step.ops])
     variant = other_variant(plan)
     if not plan.steps:
-        text = "the model has no parameters and no buffers; if its layers are quantised, load before they are"
-        yield Objection("coverage", f"no match: {text}")
+        fact = "no match: the model has no parameters and no buffers"
+        yield Objection("coverage", fact, remedy="if its layers are quantised, load before they are")
     elif placed == 0 or best < plan.policy.min_coverage:
         lower = ", or lower min_coverage=" if placed else ""
         remedy = f"{_numbered(plan)}is it the right file? Otherwise say which names correspond (rename=){lower}"
@@ -43,12 +44,14 @@ def coverage_objections(plan: Plan) -> Iterator[Objection]:
             remedy = f"{ANOTHER_FILE}{lower}"
         if any(is_adapter(key) for key in plan.source_specs):
             remedy = "it holds low-rank adapters: fill the model first, then merge them into it with merge_lora="
-        yield Objection("coverage", f"no match: {_placed(plan, share, kept, placed)}{_sizes(plan, variant)}; {remedy}")
+        fact = f"no match: {_placed(plan, share, kept, placed)}{_sizes(plan, variant)}"
+        yield Objection("coverage", fact, remedy=remedy)
     elif best < LOW and not any(step.base for step in plan.steps):  # adapters are for a few layers
         more = ANOTHER_FILE if variant else "if more should, say which names correspond (rename=)"
-        yield Objection("low_coverage", f"{_placed(plan, share, kept, placed)}{_sizes(plan, variant)}; {more}")
+        fact = f"{_placed(plan, share, kept, placed)}{_sizes(plan, variant)}"
+        yield Objection("low_coverage", fact, remedy=more)
     elif variant:
-        yield Objection("low_coverage", f"{variant}: {ANOTHER_FILE}")
+        yield Objection("low_coverage", variant, remedy=ANOTHER_FILE)
 
 
 def _numbered(plan: Plan) -> str:

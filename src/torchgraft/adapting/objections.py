@@ -15,7 +15,8 @@ from torchgraft.core.errors import printable
 from torchgraft.core.formatting import listed, tensors
 from torchgraft.core.grounds import Ground
 from torchgraft.core.names import ends, patterns_of
-from torchgraft.core.plan import Action, Objection, Plan, Step
+from torchgraft.core.objections import Objection
+from torchgraft.core.plan import Action, Plan, Step
 from torchgraft.core.policy import Verdict
 from torchgraft.core.specs import TensorSpec
 from torchgraft.ops import RotaryLayout
@@ -23,6 +24,7 @@ from torchgraft.ops import RotaryLayout
 # An argument that a text names.
 OPTION = re.compile(r"\b[a-z]+(?:_[a-z]+)*=(?!=)")
 MOST_RULES = 3
+DEQUANTISE = "dequantise the file with the library that packed it"
 
 
 def objections_to(plan: Plan) -> tuple[Objection, ...]:
@@ -47,9 +49,10 @@ def _partial(plan: Plan) -> Iterator[Objection]:
     if flat:
         yield Objection(
             "partial",
-            f"{listed(flat)}: parameters flattened and shared out by FSDP, of which a file holds one process's share; gather "
-            "them before saving (StateDictType.FULL_STATE_DICT), or put all shares together with torch.distributed.checkpoint",
+            f"{listed(flat)}: parameters flattened and shared out by FSDP, of which a file holds one process's share",
             flat,
+            "gather them before saving (StateDictType.FULL_STATE_DICT), or put all shares together with "
+            "torch.distributed.checkpoint",
         )
     empty = [key for key, spec in plan.source_specs.items() if 0 in spec.shape]
     wanted = {name: step for step in plan.steps if step.slot.spec.numel for name in step.slot.names} if empty else {}
@@ -60,9 +63,9 @@ def _partial(plan: Plan) -> Iterator[Objection]:
         yield Objection(
             "partial",
             f"{tensors(len(lost))} of the file {'is' if len(lost) == 1 else 'are'} empty where the model's are not, e.g. "
-            f"{printable(key)} ({shapes}): saved by one of several processes that shared the parameters out (ZeRO-3, FSDP); "
-            "gather them before saving, or convert the shares with the tool of the trainer (zero_to_fp32.py)",
+            f"{printable(key)} ({shapes}): saved by one of several processes that shared the parameters out (ZeRO-3, FSDP)",
             tuple(lost),
+            "gather them before saving, or convert the shares with the tool of the trainer (zero_to_fp32.py)",
         )
 
 
@@ -73,14 +76,10 @@ def _adapters(plan: Plan) -> Iterator[Objection]:
     left = [u.spec.name for u in plan.unused if is_adapter(u.spec.name)]
     names = tuple(name for name in left if adapted_network(name) not in merged)
     if names and plan.coverage.target_filled:
-        why = (
-            "the model has nothing of the networks of these names"
-            if merged
-            else ("the weights are those without them: merge_lora= adds them")
-        )
+        why = "the model has nothing of the networks of these names" if merged else "the weights are those without them"
         said = f"{tensors(len(names))} of adapters in the file {'is' if len(names) == 1 else 'are'} not merged"
         shown = listed([adapted_network(name) for name in names] if merged else names)
-        yield Objection("adapters", f"{said}: {shown}; {why}", names)
+        yield Objection("adapters", f"{said}: {shown}; {why}", names, "" if merged else "merge_lora= adds them")
 
 
 def _rotary(plan: Plan) -> Iterator[Objection]:
@@ -98,9 +97,9 @@ def _rotary(plan: Plan) -> Iterator[Objection]:
         yield Objection(
             "rotary",
             f"{listed(names)}: if the model has rotary embeddings, names like wq and wk go with rows in pairs beside each "
-            "other, and q_proj and k_proj with pairs half a head apart; the rows are copied as they are: convert the file with "
-            "the script of the model's library first, unless you know that both sides agree",
+            "other, and q_proj and k_proj with pairs half a head apart; the rows are copied as they are",
             tuple(names),
+            "convert the file with the script of the model's library first, unless you know that both sides agree",
         )
 
 
@@ -123,7 +122,7 @@ def _doubt(plan: Plan) -> Iterator[Objection]:
             fact = fact.replace("grow_rows=)", f"grow_rows={patterns})")
         way_out = _which_layers(plan, steps) + _way_out(text, patterns, steps, _as_read(plan, steps))
         first = f"{variant}: {ANOTHER_FILE}. So " if variant else ""
-        yield Objection("doubt", f"{first}{fact}; {way_out}", names)
+        yield Objection("doubt", f"{first}{fact}", names, way_out)
         variant = ""
 
 
@@ -238,9 +237,9 @@ def _lossy(plan: Plan) -> Iterator[Objection]:
             )
             yield Objection(
                 "lossy",
-                f"{fact}; keep it fresh with fresh={[step.slot.name]}, or allow it with "
-                "policy=tg.Policy(lossy=tg.Verdict.ACCEPT)",
+                fact,
                 (step.slot.name,),
+                f"keep it fresh with fresh={[step.slot.name]}, or allow it with policy=tg.Policy(lossy=tg.Verdict.ACCEPT)",
             )
 
 
@@ -252,8 +251,9 @@ def _missing(plan: Plan) -> Iterator[Objection]:
         remedy = f"if that is meant, say fresh={patterns}" if patterns else "name them in fresh= if that is meant"
         yield Objection(
             "missing",
-            f"{tensors(len(names))} of the model {'stays' if len(names) == 1 else 'stay'} fresh: {listed(names)}; {remedy}",
+            f"{tensors(len(names))} of the model {'stays' if len(names) == 1 else 'stay'} fresh: {listed(names)}",
             names,
+            remedy,
         )
 
 
@@ -273,16 +273,14 @@ def packed(plan: Plan) -> Iterator[Objection]:
     names = tuple(s.slot.name for s in known)
     if names:
         text = known[0].why.text
-        yield Objection(
-            "quantised", f"{listed(names)}: {text}; dequantise the file with the library that packed it", names
-        )
+        yield Objection("quantised", f"{listed(names)}: {text}", names, DEQUANTISE)
     unknown = tuple(u.spec.name for u in plan.unused if _is_packed(u.spec, plan))
     if unknown:
         yield Objection(
             "quantised",
-            f"{listed(unknown)}: packed (quantised) weights, which are not decoded; dequantise the file with the library that "
-            "packed it",
+            f"{listed(unknown)}: packed (quantised) weights, which are not decoded",
             unknown,
+            DEQUANTISE,
         )
     told = {s.why.text for s in known}
     other = [u for u in plan.unused if u.why.rule == Ground.SHAPE and u.why.text not in told]
@@ -291,8 +289,9 @@ def packed(plan: Plan) -> Iterator[Objection]:
         yield Objection(
             "quantised",
             f"{listed(whole)}: whole numbers in the file where the model has a weight of another shape, as quantised weights "
-            "are packed; dequantise the file with the library that packed it",
+            "are packed",
             whole,
+            DEQUANTISE,
         )
     yield from _unscaled(plan)
     yield from _uncut(plan)
@@ -312,8 +311,9 @@ def _uncut(plan: Plan) -> Iterator[Objection]:
         yield Objection(
             "quantised",
             f"{listed(names)}: scaled numbers, as many as weights of the model that stay fresh have together: scaled weights are "
-            "not cut into parts; dequantise the file with the library that wrote it",
+            "not cut into parts",
             names,
+            DEQUANTISE,
         )
 
 
@@ -349,10 +349,9 @@ def _unscaled(plan: Plan) -> Iterator[Objection]:
         if names:
             yield Objection(
                 "quantised",
-                f"{listed(names)}: {said} in the file, which no scale that is known here turns into weights; dequantise the "
-                "file with the library that wrote it, or, if these are the weights, say "
-                "policy=tg.Policy(quantised=tg.Verdict.ACCEPT)",
+                f"{listed(names)}: {said} in the file, which no scale that is known here turns into weights",
                 names,
+                f"{DEQUANTISE}, or, if these are the weights, say policy=tg.Policy(quantised=tg.Verdict.ACCEPT)",
             )
 
 

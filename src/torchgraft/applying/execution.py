@@ -20,8 +20,9 @@ from torchgraft.applying.moves import Move, make_transfers, move_of, to_keep, un
 from torchgraft.applying.pages import make_ready
 from torchgraft.applying.transfers import Transfers
 from torchgraft.applying.undo import Undo
+from torchgraft.core.objections import Objection
 from torchgraft.core.places import Walk
-from torchgraft.core.plan import Objection, Plan, Step
+from torchgraft.core.plan import Plan, Step
 from torchgraft.core.results.report import Check, Mapped
 from torchgraft.core.specs import Source, Target
 from torchgraft.core.system.progress import Ticks

@@ -8,20 +8,22 @@ from dataclasses import dataclass
 from torchgraft.applying.finite import Nonfinite
 from torchgraft.core.errors import PlanRefusedError
 from torchgraft.core.formatting import listed, tensors
-from torchgraft.core.plan import Objection, Step
+from torchgraft.core.objections import Objection
+from torchgraft.core.plan import Step
 from torchgraft.core.policy import Policy, Verdict
 from torchgraft.core.specs import Slot
 
 
 @dataclass(frozen=True, slots=True)
 class _Finding:
-    """What one slot's values say: `fact` of this slot, then `rest`, which is the same for all that are alike."""
+    """What one slot's values say: `fact` of this slot, then `rest` and `remedy`, which are the same for all that are alike."""
 
     slot: Slot
     kind: str
     alike: str
     fact: str
-    rest: str
+    rest: str = ""
+    remedy: str = ""
 
 
 class Findings:
@@ -55,17 +57,16 @@ class Findings:
             f"{slot.name} {list(slot.spec.shape)} would get {' and '.join(parts)} "
             f"value{'s' * (count.nan + count.inf != 1)} from {sources}"
         )
-        rest = (
-            ": training diverged or the file is damaged; take another checkpoint, or allow it with "
-            "policy=tg.Policy(nonfinite=tg.Verdict.ACCEPT)"
-        )
+        remedy = "take another checkpoint, or allow it with policy=tg.Policy(nonfinite=tg.Verdict.ACCEPT)"
         alike = " ".join(part.partition(" ")[2] for part in parts)
-        self._found.append(_Finding(slot, "nonfinite", alike, fact, rest))
+        rest = ": training diverged or the file is damaged"
+        self._found.append(_Finding(slot, "nonfinite", alike, fact, rest, remedy))
 
     def infinite(self, slot: Slot, fact: str) -> None:
         """Note a buffer without a single finite value."""
-        rest = ": statistics that were never set; set them before you use the model"
-        self._found.append(_Finding(slot, "infinite", fact, f"{slot.name} {list(slot.spec.shape)} {fact}", rest))
+        told = f"{slot.name} {list(slot.spec.shape)} {fact}"
+        remedy = "set them before you use the model"
+        self._found.append(_Finding(slot, "infinite", fact, told, ": statistics that were never set", remedy))
 
     def changed_along(self, slot: Slot, others: Sequence[str]) -> None:
         """Note a slot that the checkpoint doesn't fill, and that changed with `others`, whose memory it shares."""
@@ -80,8 +81,8 @@ class Findings:
             f"{slot.name} is {slot.spec.dtype}, and {count} of its {slot.spec.numel} values, {given} in the checkpoint, "
             "do not fit into that type"
         )
-        rest = "; give the model a wider type, or allow it with policy=tg.Policy(lossy=tg.Verdict.ACCEPT)"
-        self._found.append(_Finding(slot, "lossy", f"{slot.spec.dtype} {given}", fact, rest))
+        remedy = "give the model a wider type, or allow it with policy=tg.Policy(lossy=tg.Verdict.ACCEPT)"
+        self._found.append(_Finding(slot, "lossy", f"{slot.spec.dtype} {given}", fact, remedy=remedy))
 
     def vanished(self, step: Step, given: str) -> None:
         """Note a tensor of which nothing is left: every value but zero is too small for the slot's element type."""
@@ -90,16 +91,14 @@ class Findings:
             f"{slot.name} {list(slot.spec.shape)} is {slot.spec.dtype}, and all of its values, {given} in the checkpoint, are "
             "so small that they become 0 in that type"
         )
-        self._found.append(
-            _Finding(slot, "suspect", f"{slot.spec.dtype} {given}", fact, "; give the model a wider type")
-        )
+        alike, remedy = f"{slot.spec.dtype} {given}", "give the model a wider type"
+        self._found.append(_Finding(slot, "suspect", alike, fact, remedy=remedy))
 
     def added_again(self, slot: Slot) -> None:
         """Note a slot whose values hold already what is added to them."""
-        rest = (
-            ": this adapter was merged into it before, and is now added once more; load the weights anew and merge once"
-        )
-        self._found.append(_Finding(slot, "adapters", "", slot.name, rest))
+        rest = ": this adapter was merged into it before, and is now added once more"
+        remedy = "load the weights anew and merge once"
+        self._found.append(_Finding(slot, "adapters", "", slot.name, rest, remedy))
 
     def raise_if_refused(self) -> tuple[Objection, ...]:
         """Return the findings that the policy lets pass with a word.
@@ -121,4 +120,4 @@ class Findings:
         for (kind, _), (first, *others) in groups.items():
             more = [one.slot.name for one in others]
             likewise = f"; likewise {tensors(len(more))} more: {listed(more)}" if more else ""
-            yield Objection(kind, f"{first.fact}{likewise}{first.rest}", (first.slot.name, *more))
+            yield Objection(kind, f"{first.fact}{likewise}{first.rest}", (first.slot.name, *more), first.remedy)

@@ -16,8 +16,9 @@ from torchgraft.applying.cells import Cell
 from torchgraft.applying.construct import Constructor
 from torchgraft.core.errors import PlanRefusedError, UninitialisedError
 from torchgraft.core.names import around
+from torchgraft.core.objections import Objection
 from torchgraft.core.places import Walk, is_spread
-from torchgraft.core.plan import Objection, Step
+from torchgraft.core.plan import Step
 
 if TYPE_CHECKING:
     import torch
@@ -73,22 +74,25 @@ def initialise(
 
 
 def _spread(cell: Cell) -> Objection:
-    text = (
+    fact = (
         f"{cell.slot.name} is on the meta device and spread over processes, and the checkpoint does not fill it: no process "
-        "has the whole of it to initialise; give the model memory first (to_empty, then its own initialisation)"
+        "has the whole of it to initialise"
     )
-    return Objection("missing", text, (cell.slot.name,))
+    remedy = "give the model memory first (to_empty, then its own initialisation)"
+    return Objection("missing", fact, (cell.slot.name,), remedy)
 
 
 def _objection(cell: Cell) -> Objection:
     slot = cell.slot
     owner = f"{slot.owner or 'the model'} ({slot.kind})"
     what = "buffer" if slot.is_buffer else "parameter"
-    text = (
+    fact = (
         f"{what} {slot.name} {list(slot.spec.shape)} is on the meta device, the checkpoint does not fill it, and {owner} "
-        "has no method that gives it initial values; build the model on the CPU, or give that module reset_parameters()"
+        "has no method that gives it initial values"
     )
-    return Objection("missing", text, (slot.name,))
+    return Objection(
+        "missing", fact, (slot.name,), "build the model on the CPU, or give that module reset_parameters()"
+    )
 
 
 def _by_constructor(constructor: Constructor, remaining: dict[str, Cell]) -> None:

@@ -187,8 +187,9 @@ def view_as_typed(view: View) -> View:
 
 
 def _group_as_typed(section: Section, group: Group) -> Group:
-    """Return a group whose cause names options, where it is a cause and not a line of names."""
-    return replace(group, cause=as_typed(group.cause)) if group.lines or not section.count else group
+    """Return a group whose cause and remedy name options, where it is a cause and not a line of names."""
+    told = group.lines or not section.count
+    return replace(group, cause=as_typed(group.cause), remedy=as_typed(group.remedy)) if told else group
 
 
 def _option(found: re.Match[str]) -> str:

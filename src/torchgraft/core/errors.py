@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from torchgraft.core.plan import Objection
+    from torchgraft.core.objections import Objection
 
 MAX_MESSAGE = 400
 
@@ -100,7 +100,7 @@ class PlanRefusedError(TorchgraftError):
 
     def __init__(self, objections: Sequence[Objection], header: str = "") -> None:
         self.objections = tuple(objections)
-        lines = [f"- {objection.text}" for objection in self.objections]
+        lines = [f"- {o.fact}" + (f"\n  {o.remedy}" if o.remedy else "") for o in self.objections]
         head = header or f"refused for {len(lines)} reason{'s' if len(lines) != 1 else ''}; the model is unchanged"
         super().__init__("\n".join([head, *lines]))
         self._head = head

@@ -11,6 +11,7 @@ from math import prod
 from typing import NamedTuple, Protocol
 
 from torchgraft.core.errors import PlanRefusedError
+from torchgraft.core.objections import Objection
 from torchgraft.core.policy import Policy, Verdict
 from torchgraft.core.proof import Proof
 from torchgraft.core.shown import Renderers, Shown
@@ -235,19 +236,6 @@ class Unused:
     quiet: bool = False
     similar: tuple[str, ...] = ()
     same_as: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Objection:
-    """Something that speaks against applying the plan.
-
-    `kind` is a Policy field (doubt, missing, unused, lossy, coverage, nonfinite, container, conflict, quantised, ...).
-    `text` has the fact, both sides with shapes, and the remedy. `names` are the slots or source keys concerned.
-    """
-
-    kind: str
-    text: str
-    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -140,6 +140,8 @@ def _section(section: Section) -> Iterator[str]:
 def _group(group: Group, room: int) -> Iterator[str]:
     count = f' <span class="count">{group.count}</span>' if group.count > 1 else ""
     yield f'<div class="group"><p class="cause">{_escaped(group.cause)}{count}</p>'
+    if group.remedy:
+        yield f'<p class="remedy">{_escaped(group.remedy)}</p>'
     if group.lines:
         yield "<ul>"
         for line in group.lines[:room]:
@@ -220,6 +222,7 @@ summary { cursor: pointer; }
 main > details > summary { font-weight: 600; }
 main > details > summary .figures { font-weight: 400; margin-left: .5rem; }
 .group { margin: .4rem 0; }
+.remedy { padding-left: 1.2rem; }
 .count { background: var(--line); border-radius: 9px; padding: 0 .5em; font-size: .8rem; }
 ul { margin: .1rem 0 .3rem; padding-left: 1.2rem; list-style: none; }
 li { margin: .15rem 0; }

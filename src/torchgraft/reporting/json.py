@@ -90,7 +90,7 @@ def _head(plan: Plan, verdict: str) -> Data:
 def _body(plan: Plan) -> Data:
     verdict = plan.policy.verdict
     return {
-        "objections": [{**plain(o), "verdict": verdict(o.kind).value} for o in plan.objections],
+        "objections": [{**plain(o), "text": o.text, "verdict": verdict(o.kind).value} for o in plan.objections],
         "notes": list(plan.notes),
         "proof": plain(plan.proof),
         "slots": [_step(step, plan.source_specs) for step in plan.steps],

@@ -11,7 +11,14 @@ from torchgraft.core.errors import printable
 from torchgraft.core.formatting import runs_words, tensors
 from torchgraft.core.grounds import Ground
 from torchgraft.core.names import without_common_end
-from torchgraft.core.plan import Action, Certainty, Objection, Plan, Step, Unused
+from torchgraft.core.objections import Objection
+from torchgraft.core.plan import (
+    Action,
+    Certainty,
+    Plan,
+    Step,
+    Unused,
+)
 from torchgraft.reporting.folding import Fold, factor_names, fold
 from torchgraft.reporting.formatting import figures, shape_words, shapes_words
 from torchgraft.reporting.plan_rows import FEW_LINES, Facts, fold_modules, fold_sizes, row, source_shape, unused_row
@@ -172,7 +179,7 @@ def _keeps_dtype(step: Step, plan: Plan) -> bool:
 
 def objection_section(title: str, tone: str, objections: Sequence[Objection]) -> Section:
     """Return objections, each with its fact and remedy."""
-    groups = tuple(Group(cause=printable(o.text, 2000)) for o in objections)
+    groups = tuple(Group(cause=printable(o.fact, 2000), remedy=printable(o.remedy, 2000)) for o in objections)
     return Section(title=title, tone=tone, groups=groups)
 
 

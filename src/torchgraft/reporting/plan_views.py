@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from torchgraft.core.errors import printable
 from torchgraft.core.formatting import listed, tensors
 from torchgraft.core.grounds import Ground
-from torchgraft.core.plan import Action, Objection, Plan, Step
+from torchgraft.core.objections import Objection
+from torchgraft.core.plan import Action, Plan, Step
 from torchgraft.core.results.report import Check, Mapped, Report
 from torchgraft.reporting import plan_sections
 from torchgraft.reporting.formatting import coverage_words, seconds, size

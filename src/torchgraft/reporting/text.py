@@ -32,6 +32,8 @@ def section_lines(section: Section, most_lines: int) -> Iterator[tuple[int, str]
     only = section.groups[0] if len(section.groups) == 1 else None
     if only and not only.lines and not section.figures:
         yield 0, f"{section.title}: {only.cause}"
+        if only.remedy:
+            yield 1, only.remedy
         return
     yield 0, section.title + (f": {section.figures}" if section.figures else ":")
     shown = covered = 0
@@ -51,6 +53,8 @@ def _group_lines(group: Group, room: int) -> Iterator[tuple[int, str, int]]:
     """Yield (depth, text, number of tensors that it covers)."""
     if not group.lines:
         yield 1, group.cause + (f" ({group.count})" if group.count > 1 else ""), group.count
+        if group.remedy:
+            yield 2, group.remedy, 0
         return
     if len(group.lines) == 1:
         line = group.lines[0]

@@ -21,9 +21,10 @@ class Line:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
-    """Lines of one cause; without lines, the cause says it all."""
+    """Lines of one cause; without lines, the cause says it all, and `remedy` what settles it."""
 
     cause: str
+    remedy: str = ""
     lines: tuple[Line, ...] = ()
     count: int = 0
 

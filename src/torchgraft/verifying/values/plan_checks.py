@@ -10,7 +10,8 @@ from torchgraft.core.errors import UnsupportedCheckpointError
 from torchgraft.core.formatting import listed
 from torchgraft.core.grounds import Ground
 from torchgraft.core.names import FREQUENCIES
-from torchgraft.core.plan import Objection, Plan, Step, Unused, Why
+from torchgraft.core.objections import Objection
+from torchgraft.core.plan import Plan, Step, Unused, Why
 from torchgraft.core.specs import Network, Source
 from torchgraft.core.types import Tensor
 from torchgraft.verifying.values.repeats import equal_values, find_duplicates
@@ -54,7 +55,7 @@ def _conflicting_ties(plan: Plan, source: Source) -> Iterator[Objection]:
         key, used = unused.spec.name, unused.same_as
         if shared.get(key, key) != shared.get(used, used) and not equal_values(source, plan.network, key, used):
             text = f"{key} and {used} are one tensor in the model (tied) and hold different values in the file"
-            yield Objection("conflict", f"{text}; remove one of them from the file, or untie the model", (key, used))
+            yield Objection("conflict", text, (key, used), "remove one of them from the file, or untie the model")
 
 
 def _with_duplicates_marked(plan: Plan, source: Source) -> tuple[Unused, ...]:
@@ -150,9 +151,9 @@ def _averaged_unit_vectors(plan: Plan, source: Source) -> Iterator[Objection]:
         yield Objection(
             "buffers",
             f"{listed(averaged)}: vectors of a spectral norm whose length isn't 1, as if several models were averaged; the "
-            "norm that they give is wrong: take them from the model that was trained, or run it in training mode for some "
-            "steps",
+            "norm that they give is wrong",
             tuple(averaged),
+            "take them from the model that was trained, or run it in training mode for some steps",
         )
 
 
@@ -173,9 +174,9 @@ def _other_rotary_frequencies(plan: Plan, source: Source, model: object) -> Iter
             yield Objection(
                 "buffers",
                 f"{key} of the file has other frequencies than {name} of the model (the lowest is {_lowest(stored)} in the "
-                f"file, {_lowest(value)} in the model): the rotary embeddings have another base or scaling; build the model "
-                "with that of the file, unless you mean to change it",
+                f"file, {_lowest(value)} in the model): the rotary embeddings have another base or scaling",
                 (key, name),
+                "build the model with that of the file, unless you mean to change it",
             )
             return
 

@@ -12,7 +12,8 @@ from statistics import median
 
 from torchgraft.core.formatting import listed
 from torchgraft.core.names import template, words
-from torchgraft.core.plan import Objection, Plan
+from torchgraft.core.objections import Objection
+from torchgraft.core.plan import Plan
 from torchgraft.core.results.inspection import Moments, Statistics, Suspicion
 from torchgraft.core.specs import Network, Shape, Source
 from torchgraft.verifying.values.moments import measure_moments
