@@ -148,3 +148,11 @@ def test_a_rename_that_would_mean_more_than_what_is_in_doubt_is_not_spelled():
         for o in tg.plan(model, {"x.one.weight": torch.randn(5, 4), "x.two.weight": torch.randn(5, 4)}).objections
     ]
     assert not any("rename={'x'" in one for one in said)
+
+
+def test_which_tensor_is_meant_is_no_question_of_its_layout():
+    """Square weights that two layers of the file could fill."""
+    file = {f"{name}.weight": torch.randn(5, 5) for name in ("first", "second")}
+    (which,) = tg.plan(nn.ModuleDict({name: nn.Linear(5, 5, bias=False) for name in ("left", "right")}), file).refusals
+    assert "rename=" in which.remedy
+    assert "permute=" not in which.remedy

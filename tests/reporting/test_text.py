@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from reporting_plans import HELD, changed_head, converted, copy, fresh, full, plan, plans, report, unused
 
-from torchgraft.core.formatting import percent, tensors
 from torchgraft.core.errors import PlanRefusedError
+from torchgraft.core.formatting import percent, tensors
 from torchgraft.core.objections import Objection
 from torchgraft.core.plan import Alternative, Certainty, Plan, Why
 from torchgraft.core.policy import Policy, Verdict

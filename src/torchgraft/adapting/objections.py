@@ -215,10 +215,15 @@ def _way_out(text: str, patterns: Sequence[str], steps: Sequence[Step], rules: M
         return f"or {fresh}, or {take}" if readable else f"or {fresh}"
     if not readable:
         return fresh
+    # whether the other readings are of other tensors (True), or of the same ones in another layout (False)
+    apart = {
+        set(other.keys).isdisjoint(feed.key for feed in step.feeds) for step in steps for other in step.alternatives
+    }
     turned = all(len(shape := step.slot.spec.shape) == 2 and shape[0] == shape[1] for step in steps)
     layout = f"permute={dict.fromkeys(patterns, (1, 0))}" if turned and patterns else "permute="
     tensor = f"rename={rules} (this tensor, or another)" if rules else "rename= (which tensor)"
-    return f"settle it with {tensor} or {layout} (which layout), {fresh}, or {take}"
+    ways = [tensor] * (apart != {False}) + [f"{layout} (which layout)"] * (apart != {True})
+    return f"settle it with {' or '.join(ways)}, {fresh}, or {take}"
 
 
 def _lossy(plan: Plan) -> Iterator[Objection]:
