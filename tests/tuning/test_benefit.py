@@ -70,8 +70,8 @@ def test_data_that_the_first_run_has_used_up_is_noticed():
         return -model(torch.ones(1, 6)).square().mean()
 
     found = tg.measure_benefit(net, taught(), train, seeds=range(3))
-    assert found.untrained == {LOADED: (0, 1, 2), SHUFFLED: (0, 1, 2), SCRATCH: (1, 2)}
-    assert "train left loaded as it was in 3 of 3 runs; if its data was used up" in str(found)
+    assert found.untrained == {LOADED: (1, 2), SHUFFLED: (0, 1, 2), SCRATCH: (0, 1, 2)}
+    assert "train left scratch as it was in 3 of 3 runs; if its data was used up" in str(found)
 
 
 def test_what_is_not_trained_at_all_is_no_matter_of_data():
@@ -111,8 +111,9 @@ def test_starts_of_one_seed_differ_only_in_what_was_loaded():
         return 1
 
     tg.measure_benefit(lambda: net(7), taught(), train, seeds=(3, 4, 5), fresh=["2.*"])
-    for one in range(0, 9, 3):
-        scratch, loaded, shuffled = seen[one : one + 3]
+    for turn in range(3):  # another start comes first in each
+        runs = seen[3 * turn : 3 * turn + 3]
+        loaded, shuffled, scratch = runs[3 - turn :] + runs[: 3 - turn]
         assert (scratch[0], loaded[0], shuffled[0]) == (True, False, False)
         assert torch.equal(scratch[1], loaded[1])
         assert torch.equal(scratch[1], shuffled[1])
@@ -139,7 +140,7 @@ def test_random_states_are_put_back_also_after_an_error():
 
     teacher = taught()
     before = states()
-    with pytest.raises(UsageError, match="for the scratch start with seed 0: return one finite number"):
+    with pytest.raises(UsageError, match="for the loaded start with seed 0: return one finite number"):
         tg.measure_benefit(net, teacher, lambda model, report: float("nan"), seeds=SEEDS)
     assert states() == before
 
@@ -203,8 +204,35 @@ def test_a_score_is_one_finite_number(score):
 
 
 def test_a_refused_plan_is_refused_here_too():
+    trained = []
     with pytest.raises(PlanRefusedError):
-        tg.measure_benefit(net, {"other": torch.ones(77)}, lambda model, report: 1.0, seeds=SEEDS)
+        tg.measure_benefit(net, {"other": torch.ones(77)}, lambda model, report: trained.append(1) or 1.0, seeds=SEEDS)
+    assert not trained
+
+
+def test_what_runs_leave_to_those_after_them_favours_no_start():
+    """The score counts the runs: where one start always came first, the others were better by just as much each time."""
+    runs = []
+
+    def train(model, report):
+        del model, report
+        runs.append(1)
+        return len(runs)
+
+    found = tg.measure_benefit(net, taught(), train, seeds=range(6))
+    assert found.helped is None
+    assert {sum(scores) for scores in found.scores.values()} == {57}
+
+
+@pytest.mark.parametrize("seeds", ["abc", [0.5, 1, 2], None, [None] * 3])
+def test_seeds_are_whole_numbers(seeds):
+    with pytest.raises(UsageError, match=r"give a list of whole numbers, e\.g\. range\(5\)"):
+        tg.measure_benefit(net, taught(), lambda model, report: 1.0, seeds=seeds)
+
+
+@pytest.mark.parametrize("seeds", [(seed for seed in range(3)), np.arange(3)])
+def test_any_three_whole_numbers_are_seeds(seeds):
+    assert tuple(tg.measure_benefit(net, taught(), lambda model, report: 1.0, seeds=seeds).seeds) == (0, 1, 2)
 
 
 @given(st.lists(st.floats(-100, 100), min_size=3, max_size=20), st.floats(-50, 50))

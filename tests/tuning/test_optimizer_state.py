@@ -88,7 +88,7 @@ def test_inserted_layer_and_other_head_start_fresh_and_are_named():
     assert same_state(optimizer, model[1].bias, old_optimizer, old[1].bias)
     assert model[2].weight not in optimizer.state
     assert optimizer.param_groups[0]["lr"] == 0.5
-    assert "4 parameters go on with theirs, 4 start fresh" in str(done)
+    assert "4 parameters keep the old one, 4 start fresh" in str(done)
 
 
 @pytest.mark.parametrize("renamed", [False, True])

@@ -204,7 +204,7 @@ def test_an_interrupted_conversion_goes_on_and_one_of_another_source_does_not(tm
             tg.convert(source, path, shard_size=500)
     stamp = (path.parent / "m-00001-of-00006.safetensors").stat()
     saved = tg.convert(source, path, shard_size=500)
-    assert saved.notes == ("2 shards that an earlier run of this conversion wrote were kept",)
+    assert saved.notes == ("kept 2 shards that an earlier run of this conversion wrote",)
     assert (path.parent / "m-00001-of-00006.safetensors").stat().st_ino == stamp.st_ino
     assert equal(read(saved.path), state(0))
     tg.save(source, state(1))

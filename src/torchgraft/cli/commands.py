@@ -23,6 +23,7 @@ from torchgraft.cli.options import (
 )
 from torchgraft.cli.output import busy, check_outputs, progress, say, show, write_page
 from torchgraft.core.errors import CorruptCheckpointError, PlanRefusedError, UsageError, printable
+from torchgraft.core.formatting import tensors
 
 OUTPUTS_DIFFER = 10
 RUNS = ("inputs", "source_inputs", "golden")
@@ -134,7 +135,7 @@ def load(checkpoint: str, output: str, model: str, kwargs: str | None, **given: 
         saved = save_model(output, target, shard_size=shard_size, progress=tell)
     write_page(shown.html, report)
     show("report", report, shown)
-    say(f"saved {saved.tensors} tensors to {printable(saved.path)} ({saved.format})", err=shown.as_json)
+    say(f"saved {tensors(saved.tensors)} to {printable(saved.path)} ({saved.format})", err=shown.as_json)
 
 
 @cli.command()

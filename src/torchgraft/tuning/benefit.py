@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from statistics import fmean, stdev
+from typing import Any
 
 from torchgraft.core.errors import UsageError
 from torchgraft.core.formatting import listed
@@ -96,7 +98,9 @@ class Benefit:
             return "the load hurt"
         if self.over(SHUFFLED).low > 0:
             return "the load helped"
-        return "the load helped, perhaps by the scale of its values alone: in random order they did about as well"
+        return (
+            "the load helped, perhaps by the scale of its values alone: no gain over these in random order can be told"
+        )
 
     def __str__(self) -> str:
         lines = [f"{self.verdict}: {self.gain} against scratch"]
@@ -105,7 +109,7 @@ class Benefit:
             scores = self.scores[start]
             better = "" if start == LOADED else f"; loaded {self.over(start)} against it"
             lines.append(f"  {start:9} {fmean(scores):8.4g}, from {min(scores):.4g} to {max(scores):.4g}{better}")
-        if len(self.untrained.get(SCRATCH, ())) < len(self.seeds):
+        if sum(map(len, self.untrained.values())) < len(self.scores) * len(self.seeds):
             lines += [
                 f"  note: train left {start} as it was in {len(seeds)} of {len(self.seeds)} runs; if its data was used up by "
                 "the runs before (an iterator), these scores tell nothing: begin anew in each call"
@@ -126,23 +130,23 @@ def compare_starts(build: Build, fill: Fill, train: Train, seeds: Sequence[int])
     """Return what `train` scores on models of `build`: as they are, filled, and filled with values in random order.
 
     Random states of Python, numpy and torch are set from the seed before each build and each training, and put back at
-    the end. In memory at one time: one model.
+    the end. In memory at one time: one model. The starts take turns in coming first, so that what runs leave to those after
+    them (the position in a data set, say) favours none; a load that is refused is so before anything is trained.
 
     Raises:
         UsageError: too few seeds, a score that is no finite number, or a model that is the last one again, or that begins
             with other values than the others of its seed.
     """
     _require_functions(build=build, train=train)
-    if isinstance(seeds, int):
-        raise UsageError(f"seeds={seeds}: give a list of numbers, e.g. range({max(seeds, FEWEST_SEEDS)})")
-    if len(set(seeds)) < FEWEST_SEEDS or len(set(seeds)) != len(seeds):
-        raise UsageError(f"seeds={list(seeds)}: give {FEWEST_SEEDS} or more different ones; fewer tell nothing")
+    seeds = _checked_seeds(seeds)
     last: Callable[[], object] = lambda: None  # noqa: E731  # a weak reference is called, too
     scores: dict[str, list[float]] = {SCRATCH: [], LOADED: [], SHUFFLED: []}
     untrained: dict[str, tuple[int, ...]] = {}
-    for seed in seeds:
+    starts = (LOADED, SHUFFLED, SCRATCH)
+    for number, seed in enumerate(seeds):
         first: dict[str, int] = {}
-        for start, found in scores.items():
+        turn = number % len(starts)
+        for start in starts[turn:] + starts[:turn]:
             with seeded(seed) as reseed:
                 model = build()
                 if not is_module(model):
@@ -159,10 +163,21 @@ def compare_starts(build: Build, fill: Fill, train: Train, seeds: Sequence[int])
                     shuffle_loaded(model, report, seed)
                 before = _checksums(model)
                 reseed()
-                found.append(_finite_score(train(model, report), start, seed))
+                scores[start].append(_finite_score(train(model, report), start, seed))
                 if _checksums(model) == before:
                     untrained[start] = (*untrained.get(start, ()), seed)
-    return Benefit(seeds=tuple(seeds), scores={s: tuple(found) for s, found in scores.items()}, untrained=untrained)
+    return Benefit(seeds=seeds, scores={s: tuple(found) for s, found in scores.items()}, untrained=untrained)
+
+
+def _checked_seeds(given: Iterable[int]) -> tuple[int, ...]:
+    if isinstance(given, int):
+        raise UsageError(f"seeds={given}: give a list of numbers, e.g. range({max(given, FEWEST_SEEDS)})")
+    seeds: tuple[Any, ...] = tuple(given) if isinstance(given, Iterable) else (None,)
+    if not all(isinstance(seed, Integral) for seed in seeds):
+        raise UsageError(f"seeds={given!r:.80}: give a list of whole numbers, e.g. range(5)")
+    if not FEWEST_SEEDS <= len(set(seeds)) == len(seeds):
+        raise UsageError(f"seeds={list(seeds)}: give {FEWEST_SEEDS} or more different ones; fewer tell nothing")
+    return tuple(map(int, seeds))
 
 
 def _checksums(model: Module) -> dict[str, int]:

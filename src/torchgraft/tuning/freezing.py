@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from torchgraft.core.choices import Dropout, Partly, What, expect_one_of
 from torchgraft.core.errors import UsageError
-from torchgraft.core.formatting import listed
+from torchgraft.core.formatting import counted, listed
 from torchgraft.core.names import around
 from torchgraft.core.places import is_spread
 from torchgraft.tuning.eval_mode import UPDATED_BUFFERS, ReversibleChange, keep_in_eval
@@ -75,9 +75,11 @@ class Frozen:
             self._undo.pop()()
 
     def __repr__(self) -> str:
-        left = f", {len(self.left)} left training" if self.left else ""
-        held = f", {len(self.held)} held in part" if self.held else ""
-        return f"<Frozen: {len(self.names)} parameters{held}, {len(self.modules)} modules in evaluation mode{left}>"
+        parts = [counted(len(self.names), "parameter")]
+        parts += [f"{len(self.held)} held in part"] if self.held else []
+        parts.append(f"{counted(len(self.modules), 'module')} in evaluation mode")
+        parts += [f"{len(self.left)} left training"] if self.left else []
+        return f"<Frozen: {', '.join(parts)}>"
 
 
 def freeze(  # noqa: PLR0913  # one per choice, all by keyword

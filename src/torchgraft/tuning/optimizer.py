@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from torchgraft.core.errors import UsageError
 from torchgraft.core.facts import CONVERTED
-from torchgraft.core.formatting import listed
+from torchgraft.core.formatting import counted, listed
 from torchgraft.core.grounds import Ground
 from torchgraft.core.names import EMA_SEGMENTS
 from torchgraft.core.objects import a_kind
@@ -41,7 +41,11 @@ class CarriedState:
     dropped: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        lines = [f"optimizer state: {len(self.carried)} parameters go on with theirs, {len(self.fresh)} start fresh"]
+        kept, fresh = len(self.carried), len(self.fresh)
+        text = (
+            f"{counted(kept, 'parameter')} keep{'s' * (kept == 1)} the old one, {fresh} start{'s' * (fresh == 1)} fresh"
+        )
+        lines = [f"optimizer state: {text}"]
         reasons: dict[str, list[str]] = {}
         for name, why in self.fresh.items():
             reasons.setdefault(why, []).append(name)

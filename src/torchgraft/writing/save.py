@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import replace
 
 from torchgraft.core.errors import UsageError, printable
-from torchgraft.core.formatting import listed
+from torchgraft.core.formatting import counted, listed
 from torchgraft.core.layout import identity_of
 from torchgraft.core.places import is_spread
 from torchgraft.core.results.report import Saved
@@ -106,7 +106,7 @@ def write(
     writer = ShardWriter(path=text, kind=kind, run=run or secrets.token_hex(12), goes_on=bool(run), tick=tick)
     done = writer.write(parts)
     notes = (
-        (f"{done.kept} shards that an earlier run of this conversion wrote were kept", *done.notes)
+        (f"kept {counted(done.kept, 'shard')} that an earlier run of this conversion wrote", *done.notes)
         if done.kept
         else done.notes
     )
