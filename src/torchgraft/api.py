@@ -102,8 +102,8 @@ def load(  # noqa: PLR0913  # what, and how: by name
         **arguments: what you know and what you accept:
             rename: source pattern -> target pattern; `{i}` is a number, `{name}` a segment, a final dot a prefix.
             fan_out: source prefix -> target prefixes that it fills, each with a copy.
-            layers: path of a layer list (`blocks`, or `layer{i}` of `layer1`) -> the source's layer number for each of the
-                target's.
+            layers: path of a layer list (`blocks`, `layer{i}` of `layer1`, `{i}` of `0`) -> the source's layer number for each
+                of the target's.
             copies: module of the model -> the module that starts as its copy (`attn`: in each block that has both).
             fresh: patterns of tensors that keep their initial values. zero: patterns that start at zero.
             init: pattern -> how added layers start: "identity", "zero" or "zero-gamma" (norms whose scale is zero).

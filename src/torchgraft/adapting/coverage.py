@@ -8,7 +8,7 @@ from collections.abc import Container, Iterable, Iterator
 from torchgraft.adapting.fit import mismatch, reordered
 from torchgraft.adapting.lora import is_adapter
 from torchgraft.core.errors import printable
-from torchgraft.core.formatting import percent, tensors
+from torchgraft.core.formatting import grouped, percent, tensors
 from torchgraft.core.grounds import Ground
 from torchgraft.core.names import ends
 from torchgraft.core.objections import Objection
@@ -69,7 +69,7 @@ def _placed(plan: Plan, share: float, kept: int, placed: int) -> str:
     asked = " that aren't kept fresh" if kept else ""
     return (
         f"only {percent(share)} of the model's elements{asked} and {percent(plan.coverage.source)} of the checkpoint's find a "
-        f"place ({placed} of {tensors(len(plan.steps))})"
+        f"place ({grouped(placed)} of {tensors(len(plan.steps))})"
     )
 
 

@@ -97,7 +97,12 @@ def tensors(count: int) -> str:
 
 def counted(count: int, noun: str) -> str:
     """Return `1 key`, `12 keys`."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}".replace(",", " ")
+    return f"{grouped(count)} {noun}{'' if count == 1 else 's'}"
+
+
+def grouped(count: int) -> str:
+    """Return `4800`, and `48 000`: five digits and more in groups of three, as the SI brochure writes them."""
+    return f"{count:,}".replace(",", " ") if count > 9999 else str(count)
 
 
 def did_you_mean(said: str, known: Iterable[str], *, cutoff: float = 0.5) -> str:

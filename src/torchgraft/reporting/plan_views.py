@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from torchgraft.core.errors import printable
-from torchgraft.core.formatting import listed, tensors
+from torchgraft.core.formatting import grouped, listed, tensors
 from torchgraft.core.grounds import Ground
 from torchgraft.core.objections import Objection
 from torchgraft.core.plan import Action, Plan, Step
@@ -122,7 +122,7 @@ def _placed_words(plan: Plan) -> str:
     filled, total = placed_counts(plan)
     partly = sum(step.known is not None for step in plan.steps)
     some = f", {partly} of them in part" if partly else ""
-    count = f"all {tensors(total)}" if filled == total else f"{filled} of {tensors(total)}"
+    count = f"all {tensors(total)}" if filled == total else f"{grouped(filled)} of {tensors(total)}"
     if filled == total == 1:
         count, some = "the only tensor", ", in part" * partly
     return f"{count}{some}: {coverage_words(plan)}"

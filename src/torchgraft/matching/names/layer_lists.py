@@ -1,4 +1,6 @@
-"""Where lists of layers are in names, by the paths that the caller gives: `blocks` of `blocks.0`, `layer{i}` of `layer1`."""
+"""Where lists of layers are in names, by the paths that the caller gives: `blocks` of `blocks.0`, `layer{i}` of `layer1`, and
+`{i}` of `0`, the model's own list, as an `nn.Sequential` has it.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +8,13 @@ import re
 from collections.abc import Iterable, Iterator
 
 from torchgraft.core.names import ends
+from torchgraft.matching.tables.dialect import WRAPPERS
 
+TOP = "{i}"  # the list of the model's own layers, around which there may be wrappers
 NO_LAYER = -1  # what `layers` has for numbers that no layer of the model has
 
 _STEM = re.compile(r"(?<=[^.])\{\w\}\.?$")
+_TOP_LAYER = re.compile(rf"(?P<head>(?:(?:{'|'.join(WRAPPERS)})\.)*)(?P<n>\d+)(?P<rest>\..*)")
 _OUTER_LIST = re.compile(r"(?P<path>[^0-9.][^.]*(?:\.[^0-9.][^.]*)*?)\.\d+\.")
 
 
@@ -20,11 +25,15 @@ def is_of_stems(path: str) -> bool:
 
 def list_at(path: str, name: str) -> re.Match[str] | None:
     """Return the parts of a name in the layer list at `path`, whatever stands before it; None for all other names."""
+    if path == TOP:
+        return _TOP_LAYER.match(name)
     return re.match(rf"(?P<head>(?:.*\.)?{re.escape(before_numbers(path))})(?P<n>\d+)(?P<rest>\..*)", name)
 
 
 def before_numbers(path: str) -> str:
     """Return what stands before the numbers of the members of the layer list at `path`."""
+    if path == TOP:
+        return ""
     return _STEM.sub("", path) if is_of_stems(path) else f"{path.rstrip('.')}."
 
 
@@ -40,6 +49,7 @@ def path_in_file(path: str, shown: Iterable[str], names: Iterable[str]) -> str:
         if heads:
             return end if len(heads) == 1 else path
     outer = {found["path"] for name in shown if (found := _OUTER_LIST.match(name))}
+    outer |= {TOP} if numbers_in(TOP, shown) else set()
     return outer.pop() if len(outer) == 1 else path
 
 
@@ -56,5 +66,5 @@ def lists_in(names: Iterable[str]) -> Iterator[str]:
         if at < len(parts) and (bare := parts[at].rstrip("0123456789")):
             yield ".".join((*parts[:at], f"{bare}{{i}}"))
             at += 1
-        if 0 < at < len(parts) - 1 and parts[at].isdigit():
-            yield ".".join(parts[:at])
+        if at < len(parts) - 1 and parts[at].isdigit():
+            yield ".".join(parts[:at]) or TOP

@@ -12,6 +12,7 @@ from torchgraft.core.formatting import one_of
 from torchgraft.core.names import covers, ends
 from torchgraft.matching.names.layer_lists import (
     NO_LAYER,
+    TOP,
     before_numbers,
     is_of_stems,
     list_at,
@@ -149,7 +150,8 @@ class Rules:
         for path, picks in self.layers.items():
             there = numbers_in(path, names)
             if not there:
-                near = get_close_matches(path, dict.fromkeys(lists_in(names)), n=2, cutoff=0.5)
+                lists = dict.fromkeys(lists_in(names))
+                near = [TOP] if not path and TOP in lists else get_close_matches(path, lists, n=2, cutoff=0.5)
                 raise UsageError(f"layers: the file has no list of layers at {printable(path)!r}{one_of(near)}")
             if not there.issuperset(set(picks) - {NO_LAYER}):
                 absent = next(n for n in picks if n not in there and n != NO_LAYER)
