@@ -137,3 +137,38 @@ def test_a_decoder_alone_fills_a_table_that_is_tied_by_the_name_that_the_table_h
     plan = tg.plan(filled(Sequences(encoder=True)), file.state_dict())
     assert not plan.refusals
     assert plan.by_slot["shared.weight"].feeds[0].key == "model.decoder.embed_tokens.weight"
+
+
+def answering(head: str, *, layers: int = 2) -> nn.Module:
+    """Return a model with a head of several layers."""
+    dense = {f"dense{n}": nn.Linear(WIDTH, WIDTH) for n in range(layers - 1)}
+    return net(**{head: nn.ModuleDict({**dense, "out_proj": nn.Linear(WIDTH, 2)})})
+
+
+def test_heads_of_the_same_few_layers_are_asked_about_where_no_word_of_their_names_agrees() -> None:
+    """Two layers of the same names were taken as certain, where one is asked about."""
+    for layers in (1, 2, 3):
+        plan = tg.plan(answering("classifier", layers=layers), answering("qa_outputs", layers=layers).state_dict())
+        head = [step for slot, step in plan.by_slot.items() if slot.startswith("classifier")]
+        assert all(step.certainty is Certainty.DOUBT and step.feeds for step in head), layers
+    for ours, theirs in (("lm_head", "head"), ("cls_head", "classification_head")):
+        assert not tg.plan(answering(theirs), answering(ours).state_dict()).refusals
+    assert not tg.plan(answering("neck", layers=4), answering("mixer", layers=4).state_dict()).refusals
+
+
+@pytest.mark.parametrize("is_sorted", [False, True])
+def test_a_classifier_is_not_the_last_layer_of_a_head_that_has_others(*, is_sorted: bool) -> None:
+    """It was taken as certain, as the one name ends in the other: nothing else of the file gets or loses that prefix."""
+
+    def parted(**heads: nn.Module) -> nn.Module:
+        return filled(nn.ModuleDict({"backbone": net(), **heads}))
+
+    layers = {"linear": nn.Linear(WIDTH, WIDTH), "fuse": nn.Linear(2 * WIDTH, WIDTH), "classifier": nn.Linear(WIDTH, 2)}
+    pixels, images = parted(decode_head=nn.ModuleDict(layers)), parted(classifier=nn.Linear(WIDTH, 2))
+    for file, model in ((pixels, images), (images, pixels)):
+        state = file.state_dict()
+        plan = tg.plan(model, dict(sorted(state.items())) if is_sorted else state)
+        assert not plan.refusals
+        assert all(bool(step.feeds) == slot.startswith("backbone") for slot, step in plan.by_slot.items())
+    alone = parted(head=nn.ModuleDict({"classifier": nn.Linear(WIDTH, 2)}))
+    assert all(step.feeds for step in tg.plan(alone, images.state_dict()).by_slot.values())

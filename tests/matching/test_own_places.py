@@ -203,3 +203,24 @@ def test_weight_and_bias_of_a_layer_have_one_reason() -> None:
     lines = [line for line in str(refused.value).splitlines() if "layers.0, too" in line]
     assert len(lines) == 1
     assert "mlp.proj_in.{weight,bias}" in lines[0]
+
+
+@pytest.mark.parametrize("is_sorted", [False, True])
+def test_a_counter_goes_with_its_layer_whatever_else_the_file_calls_by_the_end_of_its_name(*, is_sorted: bool) -> None:
+    """`layers.2.0.layers.1` went to `0.2.0.layers.1`, and its counter was asked about: the file has a `layers.1`, too."""
+
+    def block(width: int) -> nn.Module:
+        rest = nn.Sequential(
+            nn.Conv2d(width, width, 3), nn.BatchNorm2d(width), nn.Conv2d(width, 8, 1), nn.BatchNorm2d(8)
+        )
+        return nn.ModuleDict({"layers": rest})
+
+    def layers() -> nn.Module:
+        return nn.Sequential(
+            nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), *(nn.Sequential(*(block(12) for _ in range(2))) for _ in range(3))
+        )
+
+    model, state = filled(nn.Sequential(layers())), net(layers=layers(), head=nn.Linear(8, 3)).state_dict()
+    plan = tg.plan(model, dict(sorted(state.items())) if is_sorted else state)
+    assert not plan.refusals
+    assert all(step.feeds[0].key == f"layers{slot[1:]}" for slot, step in plan.by_slot.items())

@@ -18,9 +18,10 @@ def without_replaced(matching: Matching, said: Collection[str]) -> Matching:
 
     The head of a masked language model, say, has one layer of the size of a classifier's, or of a pooler's. Where nearly all
     goes by its name, two modules with other names were not renamed if half of the layers of one, or more, have no place: they do
-    something else. Members of lists are judged elsewhere, and what the caller says of the slots `said` holds.
+    something else, unless both sides have what is called as one of them. Members of lists are judged elsewhere, and what the
+    caller says of the slots `said` holds.
     """
-    renamed = [m for m in matching.matches if not have_one_name(m.source, m.target)]
+    renamed = _renamed(matching.matches)
     if not renamed or len(renamed) > MOST_RENAMED * len(matching.matches):
         return matching
     others = {m.target.name for m in renamed}
@@ -35,10 +36,32 @@ def without_replaced(matching: Matching, said: Collection[str]) -> Matching:
         m
         for (one, other), pairs in between.items()
         if one and other and not is_one_path(one, other)
+        if not (theirs.has(one) or ours.has(other))
         if ours.is_mostly_free(one) or theirs.is_mostly_free(other)
         for m in pairs
     ]
     return matching.without(gone)
+
+
+def _renamed(matches: Sequence[Match]) -> list[Match]:
+    """Return the pairs of other names, and those that agree by a prefix of few: `classifier` and `decode_head.classifier`."""
+    prefixes = {m.target.name: _prefixes(m) for m in matches}
+    often = Counter(prefixes.values())
+    return [
+        m
+        for m in matches
+        if not have_one_name(m.source, m.target)
+        or (any(own := prefixes[m.target.name]) and often[own] <= MOST_RENAMED * len(matches))
+    ]
+
+
+def _prefixes(found: Match) -> tuple[str, str]:
+    """Return what either name has before the path in common; neither has anything where any two of the names are equal."""
+    ours, theirs = found.source, found.target
+    if {ours.name, *ours.also} & {theirs.name, *theirs.also}:
+        return "", ""
+    shared = min(len(ours.name), len(theirs.name))
+    return ours.name[:-shared], theirs.name[:-shared]
 
 
 class _Unnamed:
@@ -79,6 +102,10 @@ class _Unnamed:
             return ""
         first = (words(path) or ("",))[0]
         return f"{first}_" if "." not in path and first in self._families else path
+
+    def has(self, module: str) -> bool:
+        """Return whether a module, maybe one of the other side, has layers here that don't go by their names."""
+        return module in self._layers
 
     def is_mostly_free(self, module: str) -> bool:
         """Return whether half of a module's layers or more have no place on the other side."""

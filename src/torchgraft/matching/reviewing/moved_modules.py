@@ -22,12 +22,15 @@ from torchgraft.matching.reviewing.finished import Finished, ModulePair
 STRAY = "{0} and {1} have parts of the same names and shapes, and the rest of what this belongs to goes with {1}"
 QUALIFIED = "one of the names {0} and {1} says more than the other, as names of added parts do, where most names agree"
 UNTOLD = "{0} and {1} have parts of the same names and shapes, {1} has its own place, and nothing says that {0} is {2}"
+UNLIKE = "{0} and {1} have the same few layers and nothing in common by name, where nearly all names agree: of two tasks, perhaps"
 CALLED = "the model calls another tensor so, too, which {0} fills"
 
 _NUMBER = re.compile(r"\d+")
 
 # From so many layers on a module is a part of the network, with a name of its own.
 PART = 4
+# Of all pairs so many go between the two main modules where one of another name tells something.
+NEARLY_ALL = 0.75
 
 
 def moved_without_word(finished: Finished) -> dict[str, str]:
@@ -62,7 +65,8 @@ class Parts:
         self._matching = matching
         self._groups = grouped
         self.main = max(grouped, key=lambda pair: len(grouped[pair]))
-        self._agree = 2 * len(grouped[self.main]) > len(matching.matches)
+        share = len(grouped[self.main]) / len(matching.matches)
+        self._agree, self._nearly_all = share > 0.5, share >= NEARLY_ALL
         self._also = {name: m for m in matching.matches for name in m.target.also}
         self._met = met
         self._one_by_one = all(len({pair[side] for pair in met}) == len(met) for side in (0, 1))
@@ -94,7 +98,7 @@ class Parts:
 
     def doubted(self, pair: ModulePair) -> Iterator[tuple[Match, str]]:
         """Yield the matches between two modules that are in doubt, each with the reason."""
-        text = (all(pair) and (self._qualified(pair) or self._untold(pair))) or self._stray(pair)
+        text = (all(pair) and (self._qualified(pair) or self._unlike(pair) or self._untold(pair))) or self._stray(pair)
         if text or self._also:
             for found in self._groups[pair]:
                 if doubt := text or self._called(found):
@@ -120,6 +124,14 @@ class Parts:
             return ""
         ours, theirs = set(canonical(own)), set(canonical(other))
         return QUALIFIED.format(*pair) if ours < theirs or theirs < ours else ""
+
+    def _unlike(self, pair: ModulePair) -> str:
+        """Return what speaks against two modules of a few layers, outside of lists, that share no word: heads are built alike."""
+        layers = {m.source.owner for m in self._groups[pair]} - {pair[0]}  # of a layer's own name judging thinks
+        if not self._nearly_all or not 0 < len(layers) < PART or any(map(is_numbered, pair)):
+            return ""
+        ours, theirs = map(canonical, pair)
+        return "" if _common(ours, theirs) else UNLIKE.format(*pair)
 
     def _untold(self, pair: ModulePair) -> str:
         """Return what speaks against two parts if a twin of either has its own place, and would be called as much like the other.

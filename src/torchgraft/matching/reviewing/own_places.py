@@ -7,7 +7,7 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Mapping, Sequence
 
 from torchgraft.core.match import Leaf, Matching
-from torchgraft.core.names import above, ends, wrappers
+from torchgraft.core.names import above, ends, shared_start, wrappers
 from torchgraft.core.specs import Shape
 from torchgraft.matching.names.lists import is_numbered, is_one_path, place_of
 from torchgraft.matching.names.naming import IDENTITY, Prefix
@@ -131,7 +131,8 @@ class _Held:
     def own_name(self, name: str, other: str, shape: Shape) -> str:
         """Return the name that a tensor of the other side has here, where something of its shape has it; "" where nothing has.
 
-        That is its very name, or the longest end of it that lies in a list, unless what it goes to shares more words with it.
+        That is its very name, or the longest end of it that lies in a list, unless what it goes to shares a longer end with it,
+        or more words.
         """
         if self._shapes.get(name) == shape:
             return name
@@ -139,10 +140,15 @@ class _Held:
             return ""
         found = (end for end in ends(name) if self._shapes.get(end) == shape and is_numbered(end.rpartition(".")[0]))
         end = next(found, "")
-        if not end or is_one_path(place_of(name), place_of(other)):
+        if not end or is_one_path(place_of(name), place_of(other)) or _shared_end(name, other) > _shared_end(name, end):
             return ""
         more = {*canonical(name)} & {*canonical(other)} - {*canonical(end)}
         return end if not more else ""
+
+
+def _shared_end(one: str, other: str) -> int:
+    """Return how many segments two names end in alike."""
+    return shared_start(one.split(".")[::-1], other.split(".")[::-1])
 
 
 def _in_member(name: str) -> str:
