@@ -134,3 +134,9 @@ def test_dozens_of_numbers_in_a_name_take_linear_time():
     start = time.process_time()
     assert sum(one.count for one in fold(many)) == len(many)
     assert time.process_time() - start < 4
+
+
+def test_of_many_names_the_first_and_the_last_are_said():
+    experts = [f"experts.{n}.w1.weight" for n in range(64)]
+    assert factor_names(experts) == "experts.{0,1,2,3,4,…,63}.w1.weight"
+    assert factor_names([f"{n}x{n}" for n in range(9)]).endswith(" + 4x4 + … + 8x8")

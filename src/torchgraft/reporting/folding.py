@@ -24,6 +24,7 @@ from torchgraft.core.system.fast_objects import collector_paused
 # A run of digits that reads back as it was written: no leading zero, and short enough for a layer number.
 _NUMBER = re.compile(r"(?<![0-9])(0|[1-9][0-9]{0,8})(?![0-9])")
 MOST_NUMBERS = 16  # of a name that are folded; what stands behind them is text
+MOST_NAMES = 6
 MOST_PIECES = 16
 
 Texts = tuple[str, ...]
@@ -327,15 +328,18 @@ def braced_numbers(numbers: Sequence[int]) -> str:
     pieces: list[str] = []
     for first, last in runs(numbers):
         pieces += [f"{first}-{last}"] if last > first + 1 else map(str, range(first, last + 1))
-    if len(pieces) > MOST_PIECES:
-        pieces = [*pieces[: MOST_PIECES - 1], "…", pieces[-1]]
-    return "{" + ",".join(pieces) + "}"
+    return "{" + ",".join(_cut_short(pieces, MOST_PIECES)) + "}"
+
+
+def _cut_short(pieces: list[str], most: int) -> list[str]:
+    """Return the pieces; of more than `most` the first ones and the last, with an ellipsis between."""
+    return pieces if len(pieces) <= most else [*pieces[: most - 1], "…", pieces[-1]]
 
 
 def factor_names(names: Sequence[str]) -> str:
     """Return several names as one: `layers.{q,k,v}_proj.weight`; joined by ` + ` when they share no whole words.
 
-    One name several times, such as a tensor of each rank, is `2 × up.weight`.
+    One name several times, such as a tensor of each rank, is `2 × up.weight`. Of many names the first and the last are said.
     """
     if len(names) < 2:
         return "".join(names)
@@ -346,10 +350,14 @@ def factor_names(names: Sequence[str]) -> str:
     tail = commonprefix([name[::-1] for name in names])[::-1]  # noqa: RUF071  # letters are meant
     tail = _up_to_separator(tail[max(0, len(tail) - shortest) :][::-1])[::-1]
     if len(head) + len(tail) < 2:
-        return " + ".join(names)
+        return " + ".join(_cut_short(list(names), MOST_NAMES))
     middles = [name[len(head) : len(name) - len(tail)] for name in names]
     flat = all(middle and "{" not in middle for middle in middles)
-    return f"{head}{braced(middles)}{tail}" if flat else " + ".join(names)
+    return (
+        f"{head}{braced(_cut_short(middles, MOST_NAMES))}{tail}"
+        if flat
+        else " + ".join(_cut_short(list(names), MOST_NAMES))
+    )
 
 
 def _up_to_separator(text: str) -> str:
