@@ -47,6 +47,7 @@ def net():
         ({"rename": {"head": "haed"}}, r"rename: nothing in the model is called 'haed'; did you mean 'head'"),
         ({"rename": {"layers.{i}.": "layer.{i}."}}, r"rename: nothing .* 'layer.\{i\}.'; did you mean 'layers.0'"),
         ({"fresh": ["haed"]}, r"fresh: no tensor of the model is called 'haed'; did you mean 'head'"),
+        ({"fresh": ["bias"]}, r"fresh: no .* 'bias'; did you mean 'layers\.\*\.bias' or 'head\.bias'"),
         ({"zero": ["layers.7"]}, r"zero: no tensor of the model is called 'layers.7'; did you mean 'layers.\d'"),
         ({"fan_out": {"head": ["head", "haed"]}}, r"fan_out: nothing in the model is called 'haed'; did"),
     ],

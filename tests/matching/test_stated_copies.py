@@ -92,3 +92,8 @@ def test_what_is_kept_fresh_is_no_copy():
     )
     assert torch.equal(model["blocks"][0]["time_attn"]["proj"].weight, before)
     assert torch.equal(model["blocks"][0]["time_attn"]["qkv"].weight, model["blocks"][0]["attn"]["qkv"].weight)
+
+
+def test_a_copy_and_its_original_in_the_wrong_order_are_told_so():
+    with pytest.raises(tg.PlanRefusedError, match=r"the original comes first, as in copies=\{'attn': 'added_attn'\}"):
+        tg.load(net(), net(video=False).state_dict(), copies={"time_attn": "attn"})

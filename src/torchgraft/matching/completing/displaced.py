@@ -17,6 +17,11 @@ DISPLACED = Doubt(
     "displaced",
     "what you said gives its place, or the tensor that would fill this one without it, to others: say where this one goes, too",
 )
+TURNED_ROUND = Doubt(
+    DISPLACED.rule,
+    "copies= calls the place that the file has it for a copy of this one, which the file lacks: the original comes first, as in "
+    "copies={'attn': 'added_attn'}",
+)
 
 
 def with_displaced_doubted(
@@ -31,7 +36,7 @@ def with_displaced_doubted(
     spoken = {key for key in keys if said.rules.speak_of(key, key)}
     if not any(_is_called_otherwise(m) and spoken.isdisjoint(m.source.keys) for m in matching.matches):
         return matching
-    return _doubted(matching, without_rules(), spoken, said.kept)
+    return _doubted(matching, without_rules(), spoken, said)
 
 
 def _is_called_otherwise(found: Match) -> bool:
@@ -39,12 +44,12 @@ def _is_called_otherwise(found: Match) -> bool:
     return found.certainty is not Certainty.DOUBT and not is_one_path(found.source.keys[0], found.target.keys[0])
 
 
-def _doubted(matching: Matching, plain: Matching, spoken: AbstractSet[str], kept: AbstractSet[str]) -> Matching:
-    """Return the matching with what `plain`, found without rules, says otherwise in doubt.
-
-    `spoken` are keys of the file that rules speak of, `kept` slots that nothing of the file may fill.
-    """
-    places = {*kept, *(key for m in matching.matches if not spoken.isdisjoint(m.source.keys) for key in m.target.keys)}
+def _doubted(matching: Matching, plain: Matching, spoken: AbstractSet[str], said: Said) -> Matching:
+    """Return the matching with what `plain`, found without rules, says otherwise in doubt; rules speak of `spoken` in the file."""
+    places = {
+        *said.kept,
+        *(key for m in matching.matches if not spoken.isdisjoint(m.source.keys) for key in m.target.keys),
+    }
     sure = [m for m in plain.matches if m.certainty is not Certainty.DOUBT]
     goes, comes = {m.source.keys: m.target.keys for m in sure}, {m.target.keys: m.source.keys for m in sure}
     new = _is_new(matching, plain, spoken, places)
@@ -57,7 +62,8 @@ def _doubted(matching: Matching, plain: Matching, spoken: AbstractSet[str], kept
         gone, come = goes.get(ours, theirs), comes.get(theirs, ours)
         before = still.get((ours, theirs))
         if (gone != theirs and not places.isdisjoint(gone)) or (come != ours and not spoken.isdisjoint(come)):
-            doubts[m.target.name] = DISPLACED
+            turned = [said.copied.get(key) for key in gone] == list(theirs)
+            doubts[m.target.name] = TURNED_ROUND if turned else DISPLACED
         elif before is not None and before.certainty is Certainty.DOUBT:
             doubts[m.target.name] = Doubt(before.why.doubted_by, before.why.doubt)
     return matching.in_doubt(doubts)

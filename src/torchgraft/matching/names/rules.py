@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
-from typing import TYPE_CHECKING
 
 from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.formatting import one_of
-from torchgraft.core.names import covers, ends
+from torchgraft.core.names import above, covers, ends
 from torchgraft.matching.names.layer_lists import (
     NO_LAYER,
     TOP,
@@ -22,9 +22,6 @@ from torchgraft.matching.names.layer_lists import (
 )
 from torchgraft.matching.names.patterns import compiled, copied_names, copies_of, dotted, filled
 from torchgraft.matching.tables.dialect import WRAPPERS
-
-if TYPE_CHECKING:
-    import re
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -217,7 +214,7 @@ class Rules:
         for option, patterns in (("fresh", self.fresh), ("zero", self.zero)):
             for said in patterns:
                 if not any(covers(said, name) for name in names):
-                    near = get_close_matches(said, _heads(names), n=2)
+                    near = _paths_to(said, names)
                     raise UsageError(f"{option}: no tensor of the model is called {printable(said)!r}{one_of(near)}")
 
     def is_fresh(self, name: str) -> bool:
@@ -328,6 +325,16 @@ def _expect(hit: bool, option: str, said: str, names: Sequence[str]) -> None:  #
 def _heads(names: Iterable[str]) -> list[str]:
     """Return the first segments of names, and the first two."""
     return list(dict.fromkeys(".".join(name.split(".")[:n]) for name in names for n in (1, 2)))
+
+
+def _paths_to(said: str, names: Sequence[str]) -> list[str]:
+    """Return patterns of paths of the model that end as `said`, else some that come close, whatever the numbers in them."""
+    every = dict.fromkeys(re.sub(r"(?<![^.])[0-9]+(?![^.])", "*", name) for name in names)
+    paths = list(dict.fromkeys(path for name in every for path in (*reversed([*above(name)]), name) if path != said))
+    inner = f".{said.strip('.')}"
+    return [path for path in paths if path.endswith(inner)][:2] or get_close_matches(
+        said, [*_heads(names), *paths], n=2
+    )
 
 
 def _segments(names: Iterable[str]) -> list[str]:
