@@ -31,6 +31,14 @@ def test_a_kernel_of_one_position_becomes_a_matrix():
     assert torch.equal(state["down.weight"], second[0].T)
 
 
+def test_a_table_of_biases_stored_with_its_heads_first_is_turned():
+    table = torch.randn(9, 2)
+    file = {"attn.q.weight": torch.randn(6, 6), "attn.relative_attention_bias": table}
+    model = nn.ModuleDict({"attn": nn.ModuleDict({"q": nn.Linear(6, 6, bias=False)})})
+    model["attn"].relative_attention_bias = nn.Parameter(torch.zeros(2, 9))
+    assert torch.equal(loaded(model, file)["attn.relative_attention_bias"], table.T)
+
+
 def test_a_square_matrix_is_stored_as_the_same_layer_of_other_blocks():
     sizes = {"0": 12, "1": 8}
     blocks = {n: nn.ModuleDict({"attn": nn.ModuleDict({"out": nn.Linear(8, size)})}) for n, size in sizes.items()}

@@ -254,3 +254,17 @@ def test_what_puts_an_expert_in_doubt_is_told_of_its_stack(is_stacked):
     steps = [step for step in tg.plan(model, saved).steps if ".experts." in step.slot.name and step.feeds]
     assert steps
     assert {step.why.doubted_by for step in steps} == {"counted_otherwise"}
+
+
+def test_a_stack_that_joins_two_tensors_along_columns_is_not_made_of_experts_apart():
+    """`gate_up_proj` [E, width, 2 hidden], as Llama 4 keeps it: nothing says where in its columns the gate lies."""
+    model = nn.ModuleDict({"norm": nn.LayerNorm(5), "mlp": nn.ModuleDict({"gate": nn.Linear(5, 3, bias=False)})})
+    model["mlp"]["experts"] = nn.Module()
+    model["mlp"]["experts"].gate_up_proj = nn.Parameter(torch.randn(3, 5, 14))
+    before = model["mlp"]["experts"].gate_up_proj.clone()
+    file = {name: torch.randn_like(value) for name, value in model.state_dict().items() if "experts" not in name}
+    for e in range(3):
+        file |= {f"mlp.experts.{e}.{part}_proj.weight": torch.randn(7, 5) for part in ("gate", "up")}
+    report = tg.load(model, file, on_doubt="take")
+    assert torch.equal(model["mlp"]["experts"].gate_up_proj, before)
+    assert [step.why.text for step in report.plan.fresh] == ["shape [7, 5] in the file, [5, 14] in the model"]

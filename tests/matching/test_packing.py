@@ -75,6 +75,31 @@ def test_a_way_there_and_back_changes_nothing(biases: bool) -> None:  # noqa: FB
     assert "GPT-NeoX" in step.why.text
 
 
+def test_rows_in_the_order_of_four_ranks_are_taken_apart() -> None:
+    """CodeGen in transformers keeps the rows of each of four ranks together, values before keys."""
+
+    def net(**rows: int) -> nn.Module:
+        def block() -> nn.Module:
+            mlp = nn.ModuleDict({"fc_in": nn.Linear(24, 96), "fc_out": nn.Linear(96, 24)})
+            return nn.ModuleDict({"attn": Attention(24, None, out_proj=24, **rows), "mlp": mlp})
+
+        return nn.ModuleDict({"h": nn.ModuleList([block() for _ in range(2)])})
+
+    old, new = net(qkv_proj=72), net(q_proj=24, k_proj=24, v_proj=24)
+    tg.load(new, old.state_dict())
+    parts = head_by_head(old["h"][1]["attn"].qkv_proj.weight, 4, (1, 1, 1))
+    for name, part in zip(("q_proj", "v_proj", "k_proj"), parts, strict=True):
+        assert torch.equal(getattr(new["h"][1]["attn"], name).weight, part)
+
+
+def test_query_heads_that_no_number_of_key_heads_goes_into_are_left_alone() -> None:
+    old, new = (
+        Net("h", "attn", None, query_key_value=56, dense=24),
+        Net("blocks", "attention", 6, q=24, k=16, v=16, o=24),
+    )
+    assert {f"blocks.0.attention.{part}.weight" for part in "qkv"} <= {s.slot.name for s in tg.plan(new, old).fresh}
+
+
 def test_without_a_number_of_heads_the_load_is_refused_and_the_source_model_tells() -> None:
     old, new = (
         Net("h", "attn", 4, query_key_value=72, dense=24),

@@ -16,7 +16,7 @@ from torchgraft.core.grounds import Ground
 from torchgraft.core.names import words
 from torchgraft.core.plan import Action, Certainty, Feed, Op, Step, Unused, Why, least_certain
 from torchgraft.core.specs import Shape, Slot, Target, TensorSpec
-from torchgraft.ops import Concat, Index, Permute, Reshape, Stack, Transpose
+from torchgraft.ops import Concat, Index, Reshape, Stack, Transpose
 
 _APART = re.compile(r"(?P<head>(?:.*\.)?[^.]*expert[^.]*)\.(?:expert_?)?(?P<number>\d+)\.(?P<rest>.+)")
 # Words of modules that hold stacks: `experts`, `block_sparse_moe`, MLX's `switch_mlp`, GGUF's `ffn_up_exps`.
@@ -268,7 +268,7 @@ def _stacked(slot: Slot, made: Sequence[Step | None], routed: AbstractSet[tuple[
             text=said + (", some under another number" if moved else ""),
         ),
         certainty=least_certain([sure, *(step.certainty for _, step in present)]),
-        alternatives=tuple(a for _, step in present for a in step.alternatives)[:3],
+        alternatives=tuple(dict.fromkeys(a for _, step in present for a in step.alternatives))[:3],
     )
 
 
@@ -285,19 +285,14 @@ def _count(numbers: Sequence[str]) -> str:
 def _joint(present: Sequence[tuple[int, Step]]) -> tuple[Op, ...] | None:
     """Return the ops that make a stack of all experts' tensors, each of one tensor or of several joined; None if none do.
 
-    Experts of parts joined along `dim` are joined along it as a whole, which is then cut into experts.
+    Experts of parts joined along rows are joined along them as a whole, which is then cut into experts.
     """
     first = present[0][1]
     if any(step.ops != first.ops or len(step.feeds) != len(first.feeds) for _, step in present):
         return None
     if len(first.feeds) == 1:
         return (Stack(0),) if not first.ops else None
-    if len(first.ops) != 1 or not isinstance(first.ops[0], Concat):
-        return None
-    shape, dim, count = first.slot.spec.shape, first.ops[0].dim, len(present)
-    if dim == 0:
-        return (Concat(0), Reshape((count, *shape)))
-    return (Concat(1), Reshape((shape[0], count, shape[1])), Permute((1, 0, 2)))
+    return (Concat(0), Reshape((len(present), *first.slot.spec.shape))) if first.ops == (Concat(0),) else None
 
 
 def _number(key: str) -> int | None:

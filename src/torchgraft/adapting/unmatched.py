@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import SequenceMatcher
 
@@ -49,9 +49,6 @@ class SecondNames:
         return f"another name of {used}: one tensor in the file" if one else f"holds the same values as {used}"
 
 
-_NO_PLACE = Why(Ground.NO_COUNTERPART, "the model has no place for it")
-
-
 def unused_sources(
     steps: Sequence[Step],
     specs: Mapping[str, TensorSpec],
@@ -67,39 +64,80 @@ def unused_sources(
     used = {feed.key for step in steps for feed in step.feeds}
     if used.issuperset(specs):
         return ()
-    fresh = [s for s in steps if s.action is Action.FRESH and s.why.rule == Ground.NO_COUNTERPART and not s.quiet]
+    reasons = _reasons(steps, used, rejected, derived, second)
     by_shape: dict[tuple[int, ...], list[str]] = {}
-    for step in fresh:
-        by_shape.setdefault(_class(step.slot.spec), []).append(step.slot.name)
-    aliases = {name: step for step in steps if step.slot.aliases for name in _names_in_file(step)}
-    taken = {name for step in steps for name in step.slot.names if step.feeds}
-    unfit = [step for step in steps if step.slot.aliases and step.why.rule == Ground.SHAPE and not step.feeds]
-    rejected = {name: step.why.text for step in unfit for name in step.slot.names} | dict(rejected)
-    kept = {name for step in steps if step.why.rule == Ground.USER_RULE and not step.feeds for name in step.slot.names}
-    fed = {second.first(key): key for key in used} if second else {}
+    for step in steps:
+        if step.action is Action.FRESH and step.why.rule == Ground.NO_COUNTERPART and not step.quiet:
+            by_shape.setdefault(_class(step.slot.spec), []).append(step.slot.name)
     out: list[Unused] = []
     for key, spec in specs.items():
         if key in used:
             continue
-        again = fed.get(second.first(key)) if fed else None
-        quiet = is_derived(spec) or key in derived or key in aliases or again is not None
-        why = Why(Ground.SHAPE, rejected[key]) if key in rejected else _NO_PLACE
-        same_as = ""
-        if key in derived:
-            why = Why(Ground.DERIVED, f"computed from {derived[key]}")
-        elif key in aliases:
-            same_as = aliases[key].feeds[0].key
-            why = Why(Ground.ALIAS, f"another name of {aliases[key].slot.name}, fed by {same_as}")
-        elif again is not None:
-            same_as = again
-            why = Why(Ground.ECHO, second.told(key, again))
-        elif key in taken and key not in rejected:
-            why = Why(Ground.NO_COUNTERPART, "another tensor fills the place of this name")
-        elif key not in rejected and kept and any(end in kept for end in ends(key)):
-            why = Why(Ground.NO_COUNTERPART, "you said how its place in the model starts")
-        similar = () if quiet or key in rejected else _similar(key, by_shape.get(_class(spec), ()))
+        why, same_as = reasons.of(key)
+        quiet = is_derived(spec) or why.rule in (Ground.DERIVED, Ground.ALIAS, Ground.ECHO)
+        similar = () if quiet or why.rule == Ground.SHAPE else _similar(key, by_shape.get(_class(spec), ()))
         out.append(Unused(spec=spec, network=network, why=why, quiet=quiet, similar=similar, same_as=same_as))
     return tuple(out)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Reasons:
+    """What tells why a tensor of the file feeds nothing.
+
+    `derived` and `rejected` lead from its name to what is said of it, `aliases` to the step of a slot with several names, `fed`
+    from the first name of what is used to the name that it is used by. `taken` are names of slots that something else fills,
+    `kept` those of which the caller said how they start.
+    """
+
+    derived: Mapping[str, str]
+    rejected: Mapping[str, str]
+    aliases: Mapping[str, Step]
+    fed: Mapping[str, str]
+    second: SecondNames
+    taken: Container[str]
+    kept: Collection[str]
+
+    def of(self, key: str) -> tuple[Why, str]:
+        """Return the reason, and the name of the same tensor, or of the same values, that is used in its place; "" without."""
+        if key in self.derived:
+            return Why(Ground.DERIVED, f"computed from {self.derived[key]}"), ""
+        if key in self.aliases:
+            slot, used = self.aliases[key].slot, self.aliases[key].feeds[0].key
+            return Why(Ground.ALIAS, f"another name of {slot.name}, fed by {used}"), used
+        again = self.fed.get(self.second.first(key)) if self.fed else None
+        if again is not None:
+            return Why(Ground.ECHO, self.second.told(key, again)), again
+        if key in self.rejected:
+            return Why(Ground.SHAPE, self.rejected[key]), ""
+        if key in self.taken:
+            return _TAKEN, ""
+        return (_SAID if self.kept and any(end in self.kept for end in ends(key)) else _NO_PLACE), ""
+
+
+_NO_PLACE = Why(Ground.NO_COUNTERPART, "the model has no place for it")
+_TAKEN = Why(Ground.NO_COUNTERPART, "another tensor fills the place of this name")
+_SAID = Why(Ground.NO_COUNTERPART, "you said how its place in the model starts")
+
+
+def _reasons(
+    steps: Sequence[Step],
+    used: Iterable[str],
+    rejected: Mapping[str, str],
+    derived: Mapping[str, str],
+    second: SecondNames,
+) -> _Reasons:
+    unfit = [step for step in steps if step.slot.aliases and step.why.rule == Ground.SHAPE and not step.feeds]
+    return _Reasons(
+        derived=derived,
+        rejected={name: step.why.text for step in unfit for name in step.slot.names} | dict(rejected),
+        aliases={name: step for step in steps if step.slot.aliases for name in _names_in_file(step)},
+        fed={second.first(key): key for key in used} if second else {},
+        second=second,
+        taken={name for step in steps for name in step.slot.names if step.feeds},
+        kept={
+            name for step in steps if step.why.rule == Ground.USER_RULE and not step.feeds for name in step.slot.names
+        },
+    )
 
 
 def without_dead_statistics(unused: Iterable[Unused], target: Target) -> tuple[Unused, ...]:

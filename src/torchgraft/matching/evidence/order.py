@@ -207,8 +207,7 @@ def _mark(path: Sequence[str], at: int) -> Hashable:
 
 
 def _root(paths: Sequence[tuple[str, ...]]) -> int:
-    if not paths:
-        return 0
+    """Return how many segments all paths begin with, and have others behind."""
     first, last = min(paths), max(paths)
     most = min(map(len, paths)) - 1
     return next((at for at in range(most) if first[at] != last[at]), max(most, 0))
@@ -269,8 +268,6 @@ def behind_layers(
 
 def _is_behind_its_layer(at: int, units: Sequence[Unit]) -> bool:
     """Return whether a unit of vectors has the channels of the layer before it, and lies in it or in the same module."""
-    if at < 1:
-        return False
     layer, norm = units[at - 1], units[at]
     weight, scale = layer.leaves.get("weight"), norm.leaves.get("weight")
     if weight is None or scale is None or len(weight.shape) < 2 or len(scale.shape) != 1:
