@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 import torchgraft as tg
+from torchgraft.matching.names.undotted import restored
 
 
 def net(classes: int = 3) -> nn.ModuleDict:
@@ -120,3 +121,9 @@ def test_what_has_fewer_layers_than_the_live_part_is_no_average_of_it() -> None:
     with pytest.raises(tg.PlanRefusedError, match="several networks in the file fit equally"):
         tg.load(deep(2), file)
     assert not tg.plan(deep(4), file).refusals
+
+
+@pytest.mark.parametrize("other", ["a.bc", "abc"])
+def test_names_that_become_one_without_their_dots_are_left_out(other: str) -> None:
+    names = ["ab.c", other, "d.e", "f.g"]
+    assert restored(["netabc", "netde", "netfg"], names) == {"netde": "d.e", "netfg": "f.g"}

@@ -25,16 +25,10 @@ def undotted(keys: Iterable[str], names: Iterable[str], joint: str = "", wrapper
     for all. Target names that become equal without their dots are left out: they can't be told apart; so are those that
     several keys mean. `wrapper` is a path of the model's that the keys don't have.
     """
-    flat: dict[str, str] = {}
-    twice: set[str] = set()
-    for name in names:
-        short = name.removeprefix(wrapper).replace(".", joint)
-        if short in flat:
-            twice.add(short)
-        if short != name.removeprefix(wrapper):
-            flat[short] = name
-    for short in twice:
-        flat.pop(short, None)
+    called = {name: name.removeprefix(wrapper) for name in names}
+    short = {name: own.replace(".", joint) for name, own in called.items()}
+    times = Counter(short.values())
+    flat = {short[name]: name for name, own in called.items() if short[name] != own and times[short[name]] == 1}
     if not flat:
         return {}
     ends = {key: key.rpartition(".")[2] for key in keys}
