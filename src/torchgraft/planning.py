@@ -178,13 +178,12 @@ def _plan_of_all(source: Source, given: Given, same_values: SameValues | None = 
 
     find = same_values or partial(_repeats, source, choice.network)
     matching, repeats = _with_repeats(matched, shared, lambda: {} if ranks else find(left, seen))
-    preferences = Preferences(
-        is_fresh=rules.is_fresh, is_zero=rules.is_zero, on_doubt=request.on_doubt, accept=request.accept
-    )
     inputs = PlanInputs(
         options=request.options,
         policy=request.policy,
-        preferences=preferences,
+        preferences=Preferences(
+            is_fresh=rules.is_fresh, is_zero=rules.is_zero, on_doubt=request.on_doubt, accept=request.accept
+        ),
         network=choice.network.path,
         architecture=models.architecture,
         requested=requested,
@@ -372,5 +371,5 @@ def _renames_by_hooks(model: object, source: Source, network: Network) -> Rename
     versions = source.metadata.get("versions")
     mine = versions.get(network.path) if isinstance(versions, dict) else None
     module: Any = model
-    found = rename_by_hooks(module, network.specs, mine) or Renames()
+    found = rename_by_hooks(module, network.specs, mine)
     return replace(found, notes=(*found.notes, *skipped_code(module)))

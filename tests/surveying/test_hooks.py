@@ -12,7 +12,7 @@ from torch.nn.utils import parametrizations
 
 from torchgraft.core.dtypes import DType
 from torchgraft.core.specs import TensorSpec
-from torchgraft.surveying import rename_by_hooks
+from torchgraft.surveying import Renames, rename_by_hooks
 
 
 def specs(state):
@@ -40,7 +40,7 @@ class Hooked(nn.Module):
 
 def test_plain_models_have_nothing_to_say():
     model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
-    assert rename_by_hooks(model, specs(model.state_dict())) is None
+    assert rename_by_hooks(model, specs(model.state_dict())) == Renames()
 
 
 def test_weight_norm_knows_its_old_names():
@@ -58,7 +58,7 @@ def test_versions_decide_what_is_old():
     old = {"linear_1.weight": torch.zeros(8, 4), "linear_1.bias": torch.zeros(8), "linear_2.weight": torch.zeros(4, 8)}
     found = rename_by_hooks(model, specs(old), {"": {"version": 1}})
     assert found.renames == {"linear_1.weight": "0.weight", "linear_1.bias": "0.bias", "linear_2.weight": "3.weight"}
-    assert rename_by_hooks(model, specs(old), {"": {"version": 2}}) is None
+    assert rename_by_hooks(model, specs(old), {"": {"version": 2}}) == Renames()
 
 
 def test_computed_values_are_noted_and_dropped_keys_listed():
@@ -127,7 +127,7 @@ def test_code_that_adds_to_what_the_model_holds_adds_to_a_copy():
 def test_a_hook_that_removes_itself_is_there_for_the_real_load():
     model = nn.Linear(2, 3)
     handle = model.register_load_state_dict_pre_hook(lambda *_: handle.remove())
-    assert rename_by_hooks(model, specs(model.state_dict())) is None
+    assert rename_by_hooks(model, specs(model.state_dict())) == Renames()
     assert len(model._load_state_dict_pre_hooks) == 1
 
 

@@ -36,13 +36,12 @@ class Renames:
 
 def rename_by_hooks(
     model: Module | Walk, specs: Mapping[str, TensorSpec], versions: Mapping[str, Any] | None = None
-) -> Renames | None:
+) -> Renames:
     """Return what the pre-hooks and overridden `_load_from_state_dict` of `model` make of the keys in `specs`.
 
     They run on tensors without memory, and the model shows them none of its own either, so no value can change; all
     attributes of its modules are put back afterwards, and what these hold was shown as a copy. `versions` are those of the
-    checkpoint's state dict (its `_metadata`), by module path. None when the model has no such code or it leaves all names
-    alone.
+    checkpoint's state dict (its `_metadata`), by module path.
     """
     walk = walk_of(model)
     everywhere = walk.modules
@@ -50,7 +49,7 @@ def rename_by_hooks(
     some = everywhere if coded else walk.hooked
     walked = [(path, m) for path, m in some if type(m) in coded or m._load_state_dict_pre_hooks]  # noqa: SLF001
     if not walked:
-        return None
+        return Renames()
     import torch
 
     ghosts = _Ghosts()
@@ -81,7 +80,7 @@ def rename_by_hooks(
                 held.update(before)
     found = _compare(state, given, notes)
     del keep
-    return found if found.renames or found.dropped or found.notes else None
+    return found
 
 
 def _compare(state: Mapping[str, Any], given: Mapping[int, str], notes: list[str]) -> Renames:

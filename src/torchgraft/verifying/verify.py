@@ -37,27 +37,15 @@ def verify_models(request: VerifyRequest) -> Verification:
     settings = ComparedSettings()
     if request.source is not None:  # which may be empty, as a list
         settings = compare_settings(request.model, request.source, request.plan)
-    comparisons: list[_Comparison] = []
-    divergence: Divergence | None = None
-    causes: list[Cause] = []
-    limit = 0.0
-    for number in range(len(request.input_pairs)):
-        one = _compare_runs(request, number, limit)
-        if not one.passed:
-            one = replace(one, matches=one.matches.until_they_part(dict(settings.pairs)))
-        comparisons.append(one)
-        limit = one.limit
-        if not (one.passed and one.equal_to_rounding):
-            divergence, causes = explain(request, one.matches, number, settings)
-            if not one.passed:
-                break
+    comparisons, divergence, causes = _compare_all(request, settings)
     passed = all(one.passed for one in comparisons)
-    proof = _prove(request, [(one.source, one.target) for one in comparisons], limit, passed=passed)
-    matches = comparisons[-1].matches
+    last = comparisons[-1]
+    matches = last.matches
+    proof = _prove(request, [(one.source, one.target) for one in comparisons], last.limit, passed=passed)
     return Verification(
         outputs=tuple(output for one in comparisons for output in one.outputs),
         inputs=len(request.input_pairs),
-        tolerance=limit,
+        tolerance=last.limit,
         finished=not any(one.target.recording.failure for one in comparisons),
         divergence=divergence,
         causes=tuple(causes),
@@ -73,6 +61,27 @@ def verify_models(request: VerifyRequest) -> Verification:
         ),
         seconds=time.perf_counter() - start,
     )
+
+
+def _compare_all(
+    request: VerifyRequest, settings: ComparedSettings
+) -> tuple[Sequence[_Comparison], Divergence | None, Sequence[Cause]]:
+    """Return what the runs on each input gave, up to the first on which outputs differ; where the last ones part, and why."""
+    comparisons: list[_Comparison] = []
+    divergence: Divergence | None = None
+    causes: Sequence[Cause] = ()
+    limit = 0.0
+    for number in range(len(request.input_pairs)):
+        one = _compare_runs(request, number, limit)
+        if not one.passed:
+            one = replace(one, matches=one.matches.until_they_part(dict(settings.pairs)))
+        comparisons.append(one)
+        limit = one.limit
+        if not (one.passed and one.equal_to_rounding):
+            divergence, causes = explain(request, one.matches, number, settings)
+            if not one.passed:
+                break
+    return comparisons, divergence, causes
 
 
 def _notes(request: VerifyRequest, comparisons: Sequence[_Comparison]) -> list[str]:

@@ -89,23 +89,25 @@ def solve(problem: Problem) -> list[Pair]:
     if not all(problem.registered):
         final = norms_after_layers(final, alone, *sides)
     final = without_isolated(final, evidence.names, *sides)
-    partners = {*shifts.partners, *behind_layers(final, *sides)} if all(problem.registered) else shifts.partners
-    regions = [_region(u.path) for u in sources], [_region(u.path) for u in targets]
-    orderly = is_orderly(path, *sides)
-    sequences = sequences_of(*sides, problem.registered)
-    context = Context(
-        path,
-        problem.named,
-        problem.pinned,
-        regions,
-        sequences,
-        orderly,
-        shifts.contested,
-        partners,
-        opposite(final, *sides),
-        norms_with_layers(final, *sides) if not all(problem.registered) else {},
+    return judged(final, total, evidence, parts, _context(problem, path, final, shifts))
+
+
+def _context(problem: Problem, path: set[tuple[int, int]], final: Sequence[tuple[int, int]], shifts: Shifts) -> Context:
+    """Return what the `final` pairs are judged against; `path` has those on the alignment."""
+    sides = sources, targets = problem.sources, problem.targets
+    registered = all(problem.registered)
+    return Context(
+        path=path,
+        named=problem.named,
+        pinned=problem.pinned,
+        regions=([_region(u.path) for u in sources], [_region(u.path) for u in targets]),
+        sequences=sequences_of(*sides, problem.registered),
+        orderly=is_orderly(path, *sides),
+        contested=shifts.contested,
+        partners={*shifts.partners, *behind_layers(final, *sides)} if registered else shifts.partners,
+        opposite=opposite(final, *sides),
+        beside={} if registered else norms_with_layers(final, *sides),
     )
-    return judged(final, total, evidence, parts, context)
 
 
 def _region(path: str) -> str:
