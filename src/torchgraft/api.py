@@ -137,11 +137,8 @@ def load(  # noqa: PLR0913  # what, and how: by name
 
     In every case but ModelLostError the model is as it was before.
     """
-
-    def fill() -> Report:
-        return _load(model, checkpoint, arguments, plan, _manner(device, mmap, prefault, undo, progress))
-
-    return _not_compiled(fill)()
+    manner = partial(_manner, device, mmap, prefault, undo, progress)
+    return _not_compiled(_load)(model, checkpoint, arguments, plan, manner)
 
 
 def build(  # noqa: PLR0913  # what load() takes, but for the model
@@ -189,7 +186,7 @@ def build(  # noqa: PLR0913  # what load() takes, but for the model
     if made is not None:
         model, constructor = made
         try:
-            report = fill(model, manner=replace(manner, constructor=constructor))
+            report = fill(model, manner=lambda: replace(manner, constructor=constructor))
         except UninitialisedError as error:
             reason = error.objections[0].fact
         else:
@@ -197,15 +194,14 @@ def build(  # noqa: PLR0913  # what load() takes, but for the model
                 model.to(device)  # buffers, which were made with their values
             return model, report
     model = build_with_values(factory, device)
-    report = fill(model, manner=replace(manner, placement=Placement()))
+    report = fill(model, manner=lambda: replace(manner, placement=Placement()))
     note = f"the model was made with all its values first{', and nothing is mapped' if mmap else ''}: {reason}"
     return model, replace(report, plan=replace(report.plan, notes=(*report.plan.notes, note)))
 
 
 def _manner(device: object, mmap: bool, prefault: bool, undo: UndoWay, progress: Progress | None) -> Manner:  # noqa: FBT001
     """Return how the plan is to be carried out."""
-    with collector_paused():  # also while modules are imported, the first time: that makes a hundred thousand objects
-        from torchgraft.applying import Manner, Placement
+    from torchgraft.applying import Manner, Placement
 
     where = Placement(device=device, mmap=mmap, prefault=prefault)  # type: ignore[arg-type]  # as torch takes it
     return Manner(placement=where, undo=undo, progress=progress)
@@ -216,12 +212,12 @@ def _load(
     checkpoint: object,
     arguments: Arguments,
     plan: Plan | str | os.PathLike[str] | None,
-    manner: Manner,
+    manner: Callable[[], Manner],
     *,
     caller: str = "load",
 ) -> Report:
-    """Do what load() says, or another `caller` who fills a model."""
-    with collector_paused():
+    """Do what load() says, or another `caller` who fills a model; `manner` raises UsageError in all processes or in none."""
+    with collector_paused():  # also while modules are imported, the first time: that makes a hundred thousand objects
         from torchgraft.applying import apply, expect_values
         from torchgraft.request import checked_request
         from torchgraft.verifying import compare_values
@@ -234,6 +230,7 @@ def _load(
         stack.enter_context(collector_paused())
         processes = stack.enter_context(processes_of(walk))
         request = processes.in_all(partial(checked_request, caller, arguments))
+        how = processes.in_all(manner)
         source = stack.enter_context(processes.in_all(partial(_open, checkpoint, request, model)))
         target = target_of(walk)
         request = _with_source_model(request, checkpoint)
@@ -245,7 +242,7 @@ def _load(
             Asked(target, source, lambda: f"{request.told()}; plan={plan is not None}"),
         )
         start = time.perf_counter()
-        fill = partial(apply, model if request.runs_models else walk, manner=manner, verify=compare_values)
+        fill = partial(apply, model if request.runs_models else walk, manner=how, verify=compare_values)
         done = processes.fill(fill, model, Share(target, decided, source))
     return _report(decided, done, time.perf_counter() - start)
 
