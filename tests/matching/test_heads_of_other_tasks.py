@@ -156,6 +156,19 @@ def test_heads_of_the_same_few_layers_are_asked_about_where_no_word_of_their_nam
     assert not tg.plan(answering("neck", layers=4), answering("mixer", layers=4).state_dict()).refusals
 
 
+def test_a_part_of_two_layers_is_not_asked_about_where_it_leaves_what_is_around_the_rest() -> None:
+    """The names that share no word are not its own: all of the file, and the layers of the model, are in modules called so."""
+
+    def projecting() -> nn.Module:
+        return nn.ModuleDict({"norm": nn.LayerNorm(20), "dense": nn.Linear(20, WIDTH)})
+
+    file = nn.ModuleDict({"features": projecting(), "encoder": nn.ModuleDict({"layers": layers_of_encoder()})})
+    inner = nn.ModuleDict({"features": projecting(), "transformer": nn.ModuleDict({"layers": layers_of_encoder()})})
+    plan = tg.plan(filled(nn.ModuleDict({"encoder": inner})), filled(nn.ModuleDict({"speech": file})).state_dict())
+    assert not plan.refusals
+    assert all(step.feeds for step in plan.by_slot.values())
+
+
 @pytest.mark.parametrize("is_sorted", [False, True])
 def test_a_classifier_is_not_the_last_layer_of_a_head_that_has_others(*, is_sorted: bool) -> None:
     """It was taken as certain, as the one name ends in the other: nothing else of the file gets or loses that prefix."""

@@ -131,7 +131,13 @@ class Parts:
         if not self._nearly_all or not 0 < len(layers) < PART or any(map(is_numbered, pair)):
             return ""
         ours, theirs = map(canonical, pair)
-        return "" if _common(ours, theirs) else UNLIKE.format(*pair)
+        return "" if _common(ours, theirs) or not self._are_whole(pair) else UNLIKE.format(*pair)
+
+    def _are_whole(self, pair: ModulePair) -> bool:
+        """Return whether two modules go to each other with all that is in them: one around other parts is but a wrapper."""
+        together, (ours, theirs) = self._groups[pair], (f"{path}." for path in pair)
+        inside = (m.source.name.startswith(ours) or m.target.name.startswith(theirs) for m in self._matching.matches)
+        return sum(inside) == len(together)
 
     def _untold(self, pair: ModulePair) -> str:
         """Return what speaks against two parts if a twin of either has its own place, and would be called as much like the other.
