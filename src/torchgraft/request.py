@@ -14,7 +14,7 @@ from torchgraft.arguments import OTHER_WORDS, Arguments
 from torchgraft.core.choices import Accept, NewIndices, OnDoubt, QkvLayout, is_one_of, listed_words
 from torchgraft.core.errors import UsageError
 from torchgraft.core.formatting import did_you_mean
-from torchgraft.core.names import without_prefix
+from torchgraft.core.names import paths_of, without_prefix
 from torchgraft.core.objects import a_kind
 from torchgraft.core.places import is_module
 from torchgraft.core.policy import Policy, Verdict, expect_share
@@ -237,8 +237,10 @@ class Request:
         if self.leaves_open:
             return self
 
+        paths = paths_of(names)
+
         def named(pattern: str) -> str:
-            return without_prefix(pattern, keys, names)
+            return pattern if pattern in paths else without_prefix(pattern, keys, names)
 
         tables = [one.name for one in fields(Options) if isinstance(getattr(self.options, one.name), Mapping)]
         told: dict[str, Any] = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from functools import lru_cache
 
@@ -48,6 +48,25 @@ def covers(pattern: str, name: str) -> bool:
     if name == pattern or name.startswith(f"{stem}."):
         return True
     return not _GLOB.isdisjoint(pattern) and (fnmatchcase(name, pattern) or fnmatchcase(name, f"{stem}.*"))
+
+
+@lru_cache(maxsize=64)
+def covering(patterns: tuple[str, ...]) -> Callable[[str], bool]:
+    """Return whether any of many patterns means a name, as a function; those of whole names and modules are looked up."""
+    plain = frozenset(pattern for pattern in patterns if _GLOB.isdisjoint(pattern))
+    modules = frozenset(pattern.removesuffix(".") for pattern in plain)
+    globs = [pattern for pattern in patterns if pattern not in plain]
+
+    def means(name: str) -> bool:
+        found = name in plain or not modules.isdisjoint(above(name))
+        return found or any(covers(pattern, name) for pattern in globs)
+
+    return means
+
+
+def paths_of(names: Iterable[str]) -> set[str]:
+    """Return names, and the paths of all modules that they are in."""
+    return {path for name in names for path in (name, *above(name))}
 
 
 def patterns_of(names: Sequence[str], among: Iterable[str], *, most: int = 6) -> list[str]:

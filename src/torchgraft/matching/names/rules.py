@@ -9,7 +9,7 @@ from difflib import get_close_matches
 
 from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.formatting import one_of
-from torchgraft.core.names import above, covers, ends
+from torchgraft.core.names import above, covering, covers, ends, paths_of
 from torchgraft.matching.names.layer_lists import (
     NO_LAYER,
     TOP,
@@ -211,15 +211,16 @@ class Rules:
                 raise UsageError(
                     f"copies={{{said}}}: no module of the model is called {printable(new)!r}{one_of(near)}"
                 )
+        paths = paths_of(names) if self.fresh or self.zero else ()
         for option, patterns in (("fresh", self.fresh), ("zero", self.zero)):
             for said in patterns:
-                if not any(covers(said, name) for name in names):
+                if said not in paths and not any(covers(said, name) for name in names):
                     near = _paths_to(said, names)
                     raise UsageError(f"{option}: no tensor of the model is called {printable(said)!r}{one_of(near)}")
 
     def is_fresh(self, name: str) -> bool:
         """Whether the caller wants the slot to stay fresh."""
-        return any(covers(pattern, name) for pattern in self.fresh)
+        return covering(tuple(self.fresh))(name)
 
     def keeps(self, name: str) -> bool:
         """Whether the caller wants nothing of the file in a slot: behind what `layers` picks no other rule leads."""
@@ -253,7 +254,7 @@ class Rules:
 
     def is_zero(self, name: str) -> bool:
         """Whether the caller wants the slot to start at zero."""
-        return any(covers(pattern, name) for pattern in self.zero)
+        return covering(tuple(self.zero))(name)
 
     def _renames(self) -> list[tuple[re.Pattern[str], str]]:
         return [(compiled(a), b) for a, b in self.rename.items()]
