@@ -76,8 +76,11 @@ def test_what_was_opened_elsewhere_stays_open_until_its_owner_closes_it(tmp_path
     ("tensor", "text"),
     [
         (torch.empty(2, 2, dtype=torch.bits8), "a.0.w has element type torch.bits8, which torchgraft does not know"),
-        (torch.eye(2).to_sparse(), "a.0.w is sparse or quantised"),
-        (torch.nested.nested_tensor([torch.ones(2)], layout=torch.jagged), "a.0.w is nested"),
+        (torch.eye(2).to_sparse(), "a.0.w is sparse, which is not read; give to_dense"),
+        (
+            torch.nested.nested_tensor([torch.ones(2)], layout=torch.jagged),
+            "a.0.w is nested, which is not read; give unbind",
+        ),
     ],
     ids=["unknown", "sparse", "nested"],
 )

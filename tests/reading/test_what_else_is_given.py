@@ -33,7 +33,7 @@ def test_a_lazy_module_is_no_source_yet():
 
 def test_a_model_without_tensors_is_said():
     with pytest.raises(
-        tg.PlanRefusedError, match="the model has no parameters and no buffers; if its layers are quantised"
+        tg.PlanRefusedError, match="the model has no parameters and no buffers\n  if its layers are quantised"
     ):
         tg.load(nn.ReLU(), nn.Linear(3, 2))
 

@@ -44,6 +44,12 @@ class Obstacle:
 # What may stand behind the name of an 8-bit weight besides its scale, and changes it, too (compressed-tensors, ModelOpt).
 _MORE_THAN_SCALES = ("_zero_point", "_scale_2")
 
+# What is to be done where a plain tensor of the file can't become one in such a form.
+_BEFORE = {
+    "spectral_norm": ", which divides by it: fill the model before the norm is put on",
+    "pruned": ": fill the model before it is pruned",
+}
+
 # The ops that compute a tensor from those under these keys, and how, in words.
 Baked: TypeAlias = "tuple[tuple[str, ...], tuple[Op, ...], str]"
 
@@ -66,8 +72,7 @@ def pieces(
     if target.form == "weight_norm" and source.form in ("plain", "weight_norm"):
         return _weight_norm(source, target, specs, shapes)
     text = f"{source.form.replace('_', ' ')} in the file can't become {target.form.replace('_', ' ')} in the model"
-    divides = target.form == "spectral_norm" and source.form == "plain"
-    return Obstacle(f"{text}, which divides by it: fill the model before the norm is put on" if divides else text)
+    return Obstacle(text + _BEFORE.get(target.form, "") if source.form == "plain" else text)
 
 
 def _keeps_another_axis(

@@ -88,8 +88,11 @@ class _Converter:
                     f"<module>: {printable(name)} has no shape yet, as its module is lazy: run one forward pass before"
                 )
             tensor = value.detach()
-            if kind := _unread(tensor):
-                raise UnsupportedCheckpointError(f"<dict>: tensor {printable(name)} is {kind}, which is not read")
+            if unread := _unread(tensor):
+                kind, remedy = unread
+                raise UnsupportedCheckpointError(
+                    f"<dict>: tensor {printable(name)} is {kind}, which is not read; {remedy}"
+                )
             self.count += 1
             try:
                 known = self.made[id(value)] = (value, HeldTensor(tensor, self.count, printable(name)))
@@ -120,13 +123,17 @@ def _below(name: str, key: object) -> str:
     return f"{name}.{key}" if name else str(key)
 
 
-def _unread(tensor: Any) -> str:
-    """Return what is unusual about a tensor, so that it can't be read; empty for all others."""
+def _unread(tensor: Any) -> tuple[str, str] | None:
+    """Return what is unusual about a tensor, so that it can't be read, and what to do; None for all others."""
     if tensor.is_nested:
-        return "nested"
-    if tensor.layout is not sys.modules["torch"].strided or tensor.is_quantized:
-        return "sparse or quantised"
-    return "" if tensor.is_meta or _has_memory(tensor) else "inside a transformation of torch.func"
+        return "nested", "give unbind() of it"
+    if tensor.is_quantized:
+        return "quantised", "give dequantize() of it"
+    if tensor.layout is not sys.modules["torch"].strided:
+        return "sparse", "give to_dense() of it"
+    if tensor.is_meta or _has_memory(tensor):
+        return None
+    return "inside a transformation of torch.func", "load outside of it"
 
 
 def _has_memory(tensor: Any) -> bool:

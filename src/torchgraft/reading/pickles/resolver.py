@@ -84,7 +84,9 @@ class Resolver:
         storage = ref.storage
         contiguous = self._geometry(ref, name)
         if storage.kind.dtype is None:
-            raise UnsupportedCheckpointError(f"{self.label}: tensor {printable(name)} is quantised, which is not read")
+            raise UnsupportedCheckpointError(
+                f"{self.label}: tensor {printable(name)} is quantised, which is not read; save dequantize() of it"
+            )
         dtype = ref.dtype or storage.kind.dtype
         strides = None if contiguous else ref.stride
         swap = unit_of(dtype) if self.big else 0
