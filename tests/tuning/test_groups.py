@@ -78,6 +78,19 @@ def test_the_models_own_word_on_weight_decay_counts():
     assert {g["weight_decay"] for g in groups} == {0.1}
 
 
+def test_so_does_that_of_a_part_of_the_model_or_of_what_is_compiled():
+    inner = Net(1)
+    inner.no_weight_decay = lambda: {"token"}
+    for model, path in (
+        (torch.nn.Sequential(inner, torch.nn.Linear(4, 2)), "0"),
+        (torch.compile(inner, backend="eager"), "_orig_mod"),
+    ):
+        groups = param_groups(model, made(["loaded"], model), lr=0.1, weight_decay=0.1)
+        decays = {n: g["weight_decay"] for g in groups for n in g["names"]}
+        assert decays[f"{path}.token"] == 0.0
+        assert decays[f"{path}.stem.weight"] == 0.1
+
+
 def test_a_head_put_in_after_loading_is_fresh():
     model = Net(1)
     plan = made(["loaded"], model)

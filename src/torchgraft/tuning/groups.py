@@ -62,8 +62,8 @@ def param_groups(  # noqa: PLR0913  # one per choice, all by keyword
         layer_decay: factor per step of depth below the top, for loaded and adapted parameters (depth: see
             torchgraft.tuning.groups.depths; as in BEiT, Bao et al., 2021).
         weight_decay: for matrices and kernels.
-        no_decay_norm_bias: whether norms, biases, other parameters of one axis or none, and what the model's own
-            `no_weight_decay()` names go without weight decay.
+        no_decay_norm_bias: whether norms, biases, other parameters of one axis or none, and what `no_weight_decay()`
+            of the model, or of a part of it, names go without weight decay.
 
     Raises:
         UsageError: a rate makes no sense, nothing is trainable, or the report is for another model.
@@ -82,7 +82,7 @@ def param_groups(  # noqa: PLR0913  # one per choice, all by keyword
     trained = [(t, top - at) for t, at in zip(found.parameters, depth_of, strict=True) if t.tensor.requires_grad]
     if not trained:
         raise UsageError(f"nothing to train: all {len(found.parameters)} parameters of the model are frozen")
-    return _grouped(trained, rates, _without_decay(model, found) if no_decay_norm_bias else set())
+    return _grouped(trained, rates, _without_decay(found) if no_decay_norm_bias else set())
 
 
 def _require_sound_rates(rates: _Rates) -> None:
@@ -102,10 +102,14 @@ def _finite_number(value: object) -> float:
     return found if isfinite(found) else nan
 
 
-def _without_decay(model: Module, found: TensorFates) -> set[int]:
+def _without_decay(found: TensorFates) -> set[int]:
     """Return the keys of parameters without weight decay."""
-    own = getattr(model, "no_weight_decay", None)
-    named = {str(name) for name in own()} if callable(own) else set()
+    named = {
+        f"{path}.{name}".lstrip(".")
+        for path, module in found.modules.items()
+        if callable(own := getattr(module, "no_weight_decay", None))
+        for name in own()
+    }
     without_decay = set()
     for tensor in found.parameters:
         alone = tensor.tensor.ndim <= 1
