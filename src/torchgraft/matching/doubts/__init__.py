@@ -39,6 +39,7 @@ RULES: tuple[Rule[Callable[[Found], Iterable[Pair]]], ...] = (
     Rule(lists.lengthened_by_other_lists, lists.LENGTHENED),
     Rule(rows.torn_from_other_rows, rows.TORN),
     Rule(lists.leaving_their_blocks, lists.LEAVES),
+    Rule(lists.straying_from_named_blocks, lists.STRAYS),
     Rule(lists.leaving_free_blocks, lists.BEHIND),
     Rule(rows.members_crosswise, rows.CROSSED),
     Rule(rows.blocks_crosswise, rows.BLOCKS_CROSSED),

@@ -268,6 +268,39 @@ def leaving_their_blocks(found: Found) -> Iterator[Pair]:
     return (pair for pair, place in leaving if often[place] == 1)
 
 
+STRAYS = "it would go into another block than the one around it, and both go by their names"
+
+
+def straying_from_named_blocks(found: Found) -> Iterator[Pair]:
+    """Yield units that would go with an inner block from one block to another, where most else of both goes elsewhere by name.
+
+    An expert of `layers.2` to `layers.1`, with `layers.2.mlp.experts` as names on one side: its own is there, called otherwise.
+    """
+    around = [
+        (pair, blocks)
+        for pair, source, target in found.with_units()
+        if len(source.blocks) == len(target.blocks)
+        for blocks in zip(source.blocks, target.blocks, strict=True)
+    ]
+    goes: dict[str, Counter[str]] = defaultdict(Counter)
+    comes: dict[str, Counter[str]] = defaultdict(Counter)
+    sizes: tuple[Counter[str], Counter[str]] = Counter(), Counter()
+    for pair, blocks in around:
+        for block, size in zip(blocks, sizes, strict=True):
+            size[block] += 1
+        if pair.named:
+            goes[blocks[0]][blocks[1]] += 1
+            comes[blocks[1]][blocks[0]] += 1
+    for pair, (ours, theirs) in around:
+        source, _ = found.units_of(pair)
+        if pair.named or source.block == ours or not (goes[ours] and comes[theirs]):
+            continue
+        away, back = goes[ours].most_common(1)[0], comes[theirs].most_common(1)[0]
+        elsewhere = away[0] != theirs and 2 * away[1] > sizes[0][ours] and 2 * back[1] > sizes[1][theirs]
+        if elsewhere and is_one_path(_place(ours), _place(theirs)):
+            yield pair
+
+
 def _is_elsewhere(partners: Counter[str], block: str) -> bool:
     """Whether most of what a block holds goes with one other block."""
     most, count = partners.most_common(1)[0]

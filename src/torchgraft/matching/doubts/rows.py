@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from operator import itemgetter
 
 from torchgraft.matching.doubts.found import Found
 from torchgraft.matching.judging.judge import Pair
 from torchgraft.matching.names.lists import ListName, is_one_path, member_of
-from torchgraft.matching.parts.units import Unit, kind_of
+from torchgraft.matching.parts.units import Unit, blocks_of, kind_of
 from torchgraft.matching.solving.reversed import leave_end_open
 
 TORN = "it would leave a row of layers of which others stay free, and go into one that both sides have"
@@ -73,23 +73,36 @@ Numbers = tuple[int, int]
 def blocks_crosswise(found: Found) -> Iterator[Pair]:
     """Yield units of blocks whose numbers fall where those of others of the list rise, and that would fit at their own.
 
-    Where something was put into one block of the file and into another one of the model, both fit crosswise as well.
+    Where something was put into one block of the file and into another one of the model, both fit crosswise as well. Lists may
+    be counted from different numbers.
     """
     members: dict[Rows, dict[Numbers, list[tuple[Pair, bool]]]] = defaultdict(lambda: defaultdict(list))
     kinds = {unit.path: kind_of(unit) for unit in found.targets}
+    ours_from, theirs_from = (_firsts(units) for units in found.sides)
     for pair, source, target in found.with_units():
         for ours, theirs in zip(source.blocks, target.blocks, strict=False):
             (row, number), (there, other) = member_of(ours), member_of(theirs)
-            own = theirs[: theirs.rfind(".") + 1] + there[1] + str(number)
+            meant = number - ours_from[row] + theirs_from[there]
+            own = theirs[: theirs.rfind(".") + 1] + there[1] + str(meant)
             fits = kinds.get(own + target.path[len(theirs) :]) == kind_of(source)
             members[row, there][number, other].append((pair, fits))
     for rows, held in members.items():
         if leave_end_open(*rows) or all(one[1] <= following[1] for one, following in pairwise(sorted(held))):
             continue
         for (number, other), pairs in held.items():
-            crossed = number != other and any((number - a) * (other - b) < 0 for a, b in held)
+            moved = number - ours_from[rows[0]] != other - theirs_from[rows[1]]
+            crossed = moved and any((number - a) * (other - b) < 0 for a, b in held)
             if crossed and 2 * sum(fits for _, fits in pairs) > len(pairs):
-                yield from (pair for pair, _ in pairs if not pair.named)
+                as_counted = ours_from[rows[0]] == theirs_from[rows[1]]
+                yield from (pair for pair, _ in pairs if not (pair.named and as_counted))
+
+
+def _firsts(units: Iterable[Unit]) -> dict[ListName, int]:
+    """Return the number that each list of blocks begins with."""
+    firsts: dict[ListName, int] = {}
+    for row, number in map(member_of, blocks_of(units)):
+        firsts[row] = min(number, firsts.get(row, number))
+    return firsts
 
 
 OWN_NUMBER = "the layers counted with it go to those of their numbers, and the one of its own number stays free"

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from torchgraft.core.match import Matching
 from torchgraft.core.plan import Doubt
 from torchgraft.matching.judging.reasons import Rule
+from torchgraft.matching.reviewing.doubtful_blocks import in_doubtful_blocks
 from torchgraft.matching.reviewing.exchangeable import beside_unruled_twins, crossed_names, like_prefixes
 from torchgraft.matching.reviewing.finished import Finished
 from torchgraft.matching.reviewing.fused import factors_packed_otherwise, with_packings_doubted, with_uncut_told
@@ -16,6 +17,7 @@ from torchgraft.matching.reviewing.model_twins import beside_free_copies
 from torchgraft.matching.reviewing.moved_modules import moved_without_word
 from torchgraft.matching.reviewing.own_places import passing_own_places
 from torchgraft.matching.reviewing.rotary_rows import rows_in_unknown_order
+from torchgraft.matching.reviewing.split_lists import split_out_of_order
 
 __all__ = ["Finished", "reviewed"]
 
@@ -32,6 +34,8 @@ RULES: tuple[Rule[Callable[[Finished], Mapping[str, str]]], ...] = (
     Rule(parts_in_other_order),
     Rule(halves_in_unknown_order),
     Rule(beside_leftovers),
+    Rule(split_out_of_order),
+    Rule(in_doubtful_blocks),
 )
 
 
