@@ -79,6 +79,30 @@ def test_an_untied_head_is_a_conflict_behind_any_prefix(old, new):
     assert [(u.quiet, u.why.rule) for u in report.plan.unused] == [(True, "alias")]
 
 
+class Words(nn.Module):
+    def __init__(self, *, tied: bool, around: str = ""):
+        super().__init__()
+        body = nn.ModuleDict({"embed_tokens": nn.Embedding(30, 8), "layers": layers(9)})
+        self.model = nn.ModuleDict({around: body, "vision": nn.Linear(2, 2)}) if around else body
+        self.lm_head = nn.Linear(8, 30, bias=False)
+        if tied:
+            self.lm_head.weight = body["embed_tokens"].weight
+
+
+def layers(depth):
+    return nn.ModuleList(nn.Linear(8, 8) for _ in range(depth))
+
+
+def test_an_untied_head_is_a_conflict_with_a_table_behind_another_prefix_than_its_own():
+    """The head has its name in both, and filled the table; what the file has in the table was called without a place."""
+    state, model = dict(sorted(Words(tied=False).state_dict().items())), Words(tied=True, around="language_model")
+    both = r"model.embed_tokens.weight and lm_head.weight are one tensor in the model \(tied\)"
+    with pytest.raises(tg.PlanRefusedError, match=both):
+        tg.load(model, state)
+    state["model.embed_tokens.weight"] = state["lm_head.weight"].clone()
+    assert all(unused.quiet for unused in tg.load(model, state).plan.unused)
+
+
 def test_a_second_name_of_other_values_is_not_called_harmless():
     model = nn.Sequential(nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False))
     model[1].weight = model[0].weight

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import SequenceMatcher
@@ -126,11 +127,13 @@ def _reasons(
     derived: Mapping[str, str],
     second: SecondNames,
 ) -> _Reasons:
+    tied = [step for step in steps if step.slot.aliases and step.feeds]
+    most = _prefixes_of_most(steps) if tied else ("", "")
     unfit = [step for step in steps if step.slot.aliases and step.why.rule == Ground.SHAPE and not step.feeds]
     return _Reasons(
         derived=derived,
         rejected={name: step.why.text for step in unfit for name in step.slot.names} | dict(rejected),
-        aliases={name: step for step in steps if step.slot.aliases for name in _names_in_file(step)},
+        aliases={name: step for step in tied for name in _names_in_file(step, most)},
         fed={second.first(key): key for key in used} if second else {},
         second=second,
         taken={name for step in steps for name in step.slot.names if step.feeds},
@@ -162,14 +165,26 @@ def _is_dead(name: str, names: Container[str], target: Target) -> bool:
     return any(target.classes.get(end, "").startswith("InstanceNorm") for end in ends(owner))
 
 
-def _names_in_file(step: Step) -> set[str]:
-    """Return what the file would call a slot by each of its names: what makes a key of one of them makes keys of all."""
-    found: set[str] = set()
-    for feed in step.feeds:
-        for name in step.slot.names:
-            old, new = (f"{path}." if path else "" for path in without_common_end(feed.key, name))
-            found.update(old + other[len(new) :] for other in step.slot.names if other.startswith(new))
-    return found
+def _names_in_file(step: Step, most: tuple[str, str]) -> set[str]:
+    """Return what the file would call a slot by each of its names: what makes a key of one of them makes keys of all.
+
+    So does what makes keys of `most` names: beside a `lm_head` that both sides call so there may be the `model.embed_tokens`
+    of a file whose `model` is `model.language_model` here.
+    """
+    names = step.slot.names
+    prefixes = {most, *(_prefixes(feed.key, name) for feed in step.feeds for name in names)}
+    return {old + name[len(new) :] for old, new in prefixes for name in names if name.startswith(new)}
+
+
+def _prefixes_of_most(steps: Iterable[Step]) -> tuple[str, str]:
+    """Return what most keys and names of slots begin with, each, before what they have in common."""
+    found = Counter(_prefixes(step.feeds[0].key, step.slot.name) for step in steps if len(step.feeds) == 1)
+    return found.most_common(1)[0][0] if found else ("", "")
+
+
+def _prefixes(key: str, name: str) -> tuple[str, str]:
+    old, new = (f"{path}." if path else "" for path in without_common_end(key, name))
+    return old, new
 
 
 def _class(spec: TensorSpec) -> tuple[int, ...]:
