@@ -185,3 +185,17 @@ def test_a_classifier_is_not_the_last_layer_of_a_head_that_has_others(*, is_sort
         assert all(bool(step.feeds) == slot.startswith("backbone") for slot, step in plan.by_slot.items())
     alone = parted(head=nn.ModuleDict({"classifier": nn.Linear(WIDTH, 2)}))
     assert all(step.feeds for step in tg.plan(alone, images.state_dict()).by_slot.values())
+
+
+def test_a_layer_that_leaves_a_module_called_as_it_and_more_is_asked_about() -> None:
+    """ALBERT's `sop_classifier.classifier`, which tells the order of sentences, was taken for a classifier of two classes, as certain."""
+
+    def headed(**heads: nn.Module) -> nn.Module:
+        return filled(nn.ModuleDict({"backbone": net(), **heads}))
+
+    plain = headed(classifier=nn.Linear(WIDTH, 2))
+    order = headed(sop_classifier=nn.ModuleDict({"classifier": nn.Linear(WIDTH, 2)}))
+    for file, model in ((order, plain), (plain, order)):
+        doubtful = tg.plan(model, file.state_dict()).doubtful
+        assert [step.slot.owner.rpartition(".")[2] for step in doubtful] == ["classifier"] * 2
+    assert not tg.plan(plain, headed(head=nn.ModuleDict({"classifier": nn.Linear(WIDTH, 2)})).state_dict()).doubtful

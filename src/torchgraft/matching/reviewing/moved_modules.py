@@ -98,7 +98,10 @@ class Parts:
 
     def doubted(self, pair: ModulePair) -> Iterator[tuple[Match, str]]:
         """Yield the matches between two modules that are in doubt, each with the reason."""
-        text = (all(pair) and (self._qualified(pair) or self._unlike(pair) or self._untold(pair))) or self._stray(pair)
+        if all(pair):
+            text = self._qualified(pair) or self._unlike(pair) or self._untold(pair) or self._stray(pair)
+        else:
+            text = self._of_a_kind(pair) or self._stray(pair)
         if text or self._also:
             for found in self._groups[pair]:
                 if doubt := text or self._called(found):
@@ -124,6 +127,17 @@ class Parts:
             return ""
         ours, theirs = set(canonical(own)), set(canonical(other))
         return QUALIFIED.format(*pair) if ours < theirs or theirs < ours else ""
+
+    def _of_a_kind(self, pair: ModulePair) -> str:
+        """Return what speaks against a layer that leaves a module which is called as it and more: `classifier` of `sop_classifier`."""
+        names = {m.source.name[len(pair[0]) :].lstrip(".").partition(".")[0] for m in self._groups[pair]}
+        module = max(pair)  # the other one is the model itself
+        if not self._agree or is_numbered(module) or len(names) > 1:
+            return ""
+        (name,) = names
+        return (
+            QUALIFIED.format(module, name) if set(canonical(name)) < set(canonical(module.rpartition(".")[2])) else ""
+        )
 
     def _unlike(self, pair: ModulePair) -> str:
         """Return what speaks against two modules of a few layers, outside of lists, that share no word: heads are built alike."""
