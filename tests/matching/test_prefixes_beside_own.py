@@ -32,3 +32,22 @@ def test_a_part_is_not_read_as_its_counterpart(one, other):
     model = {**layers(""), **layers(f"{other}.")}
     found = decided(Case(file, model))
     assert {sure for slot, (source, sure) in found.items() if source.startswith(f"{one}.")} <= {"doubt"}
+
+
+@pytest.mark.parametrize("names", [("early_", "late_"), ("encoder_", "decoder_"), ("encoder.", "decoder.")])
+@pytest.mark.parametrize("count", [1, 2])
+def test_of_two_lists_of_the_model_the_shorter_one_might_be_meant_as_well(names, count):
+    """A layer may have been added to the longer one, which was certain by its length alone."""
+    file = {**layers("stem.", 9, size=6), **layers("", 3)}
+    model = {**layers("stem.", 9, size=6), **layers(names[0], 3), **layers(names[1], count)}
+    found = decided(Case(file, model))
+    assert {sure for slot, (source, sure) in found.items() if source and not slot.startswith("stem.")} == {"doubt"}
+
+
+def test_a_list_whose_twin_has_other_sizes_or_is_filled_is_no_question():
+    file = {**layers("stem.", 9, size=6), **layers("", 3)}
+    for second in (layers("late_", 1, size=5), {}):
+        found = decided(Case(file, {**layers("stem.", 9, size=6), **layers("early_", 3), **second}))
+        assert {sure for _, sure in found.values()} == {"certain"}
+    split = {**layers("stem.", 9, size=6), **layers("early_", 2), **layers("late_", 1)}
+    assert "doubt" not in {sure for _, sure in decided(Case(file, split)).values()}

@@ -53,11 +53,13 @@ def beside_unruled_twins(finished: Finished) -> dict[str, str]:
 
     `actor.rnn` to `policy.rnn`, while `critic.rnn` of the file has no rule, or `value.rnn` of the model. A closer name makes
     a twin of what lacks some of the tensors, too: `student` to `net.teacher`, because the file's `teacher` has no head. Nor
-    does a wrapper that is taken off say by its name that it is this one.
+    does a wrapper that is taken off say by its name that it is this one, or the length of a list: `layers` to `layers_a`,
+    while nothing fills the shorter `layers_b`, may have got a layer.
     """
     sides, naming = finished.sides, finished.naming
     ruled = naming.pairs.keys(), set(naming.pairs.values())
     shapes = [{leaf.name: leaf.shape for leaf in side} for side in sides]
+    unfilled = {leaf.name: leaf.shape for leaf in finished.matching.free_targets}
     doubts: dict[str, str] = {}
     told = bool(naming.rivals or naming.homes)  # the caller is told that other wrappers fit as well
     for rule in naming.prefixes:
@@ -66,7 +68,10 @@ def beside_unruled_twins(finished: Finished) -> dict[str, str]:
             if not rule[side]:
                 continue
             free = {name: shape for name, shape in shapes[side].items() if name not in ruled[side]}
-            for twin, is_whole in _twins(inside, free).items():
+            twins = _twins(inside, free)
+            if side == 1:
+                twins |= dict.fromkeys(_shorter_twins(inside, unfilled), True)
+            for twin, is_whole in twins.items():
                 other = Prefix(twin, rule.new) if side == 0 else Prefix(rule.old, twin)
                 own, beside, home = (name.rstrip(".") for name in (rule[side], twin, rule[1 - side]))
                 if is_whole and not _is_closer(rule, other):
@@ -88,12 +93,34 @@ def _only_numbers_differ(one: str, other: str) -> bool:
 
 def _twins(inside: Mapping[str, Shape], free: Mapping[str, Shape]) -> dict[str, bool]:
     """Return the prefixes under which most of the names are free, too, in the same shapes; and whether all are."""
+    found = _counts_of(inside, free)
+    return {twin: count == len(inside) for twin, count in found.items() if 2 * count > len(inside)}
+
+
+def _shorter_twins(inside: Mapping[str, Shape], free: Mapping[str, Shape]) -> list[str]:
+    """Return the prefixes under which lists of like members are free, too, and all that is beside them: those in `inside` go on.
+
+    The first members stand for the others.
+    """
+    first = {name: shape for name, shape in inside.items() if _first_member(name) == name}
+    if len(first) == len(inside) or any(first.get(_first_member(name)) != shape for name, shape in inside.items()):
+        return []
+    return [twin for twin, count in _counts_of(first, free).items() if count == len(first)]
+
+
+def _first_member(name: str) -> str:
+    """Return what a name is in the first members of all lists: `layers.3.fc` -> `layers.0.fc`."""
+    return ".".join("0" if part.isdecimal() else part for part in name.split("."))
+
+
+def _counts_of(inside: Mapping[str, Shape], free: Mapping[str, Shape]) -> Counter[str]:
+    """Return the prefixes under which names are free, each with how many of them."""
     found: Counter[str] = Counter()
     for name, shape in free.items():
         for around in above(name):
             if inside.get(name[len(around) + 1 :]) == shape:
                 found[f"{around}."] += 1
-    return {twin: count == len(inside) for twin, count in found.items() if 2 * count > len(inside)}
+    return found
 
 
 def _is_closer(rule: Prefix, other: Prefix) -> bool:

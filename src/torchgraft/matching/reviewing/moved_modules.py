@@ -130,14 +130,13 @@ class Parts:
 
     def _of_a_kind(self, pair: ModulePair) -> str:
         """Return what speaks against a layer that leaves a module which is called as it and more: `classifier` of `sop_classifier`."""
-        names = {m.source.name[len(pair[0]) :].lstrip(".").partition(".")[0] for m in self._groups[pair]}
+        layers = {m.source.owner[len(pair[0]) :].lstrip(".") for m in self._groups[pair]}
         module = max(pair)  # the other one is the model itself
-        if not self._agree or is_numbered(module) or len(names) > 1:
+        if not self._agree or is_numbered(module) or len(layers) > 1:
             return ""
-        (name,) = names
-        return (
-            QUALIFIED.format(module, name) if set(canonical(name)) < set(canonical(module.rpartition(".")[2])) else ""
-        )
+        (layer,) = layers
+        says_more = set(canonical(layer)) < set(canonical(module.rpartition(".")[2]))
+        return QUALIFIED.format(module, layer) if says_more else ""
 
     def _unlike(self, pair: ModulePair) -> str:
         """Return what speaks against two modules of a few layers, outside of lists, that share no word: heads are built alike."""
