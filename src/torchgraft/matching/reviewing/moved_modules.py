@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 
 from torchgraft.core.match import Match, Matching
-from torchgraft.core.names import shared_start
+from torchgraft.core.names import above, shared_start
 from torchgraft.core.plan import Certainty
 from torchgraft.core.specs import Shape
 from torchgraft.matching.names.lists import have_one_name, is_numbered, is_one_path
@@ -23,6 +23,10 @@ STRAY = "{0} and {1} have parts of the same names and shapes, and the rest of wh
 QUALIFIED = "one of the names {0} and {1} says more than the other, as names of added parts do, where most names agree"
 UNTOLD = "{0} and {1} have parts of the same names and shapes, {1} has its own place, and nothing says that {0} is {2}"
 UNLIKE = "{0} and {1} have the same few layers and nothing in common by name, where nearly all names agree: of two tasks, perhaps"
+TORN = (
+    "{0} is a part of {1}, of which half or more has no place, and it would go to what lies in no list",
+    "{0} is a part of {1}, of which half or more stays fresh, and it would be filled by what lies in no list",
+)
 CALLED = "the model calls another tensor so, too, which {0} fills"
 
 _NUMBER = re.compile(r"\d+")
@@ -90,6 +94,16 @@ class Parts:
         theirs = (*(m.target for m in found.matches), *found.free_targets)
         return {leaf.name: leaf.shape for leaf in ours}, {leaf.name: leaf.shape for leaf in theirs}
 
+    @cached_property
+    def _left(self) -> tuple[Mapping[str, int], Mapping[str, int]]:
+        """How many tensors of each module of either side go nowhere, or get nothing."""
+        found = self._matching
+        ours, theirs = (
+            Counter(path for leaf in side for path in above(leaf.name))
+            for side in (found.free_sources, found.free_targets)
+        )
+        return ours, theirs
+
     def open(self) -> Iterable[ModulePair]:
         """Return the pairs of which a rule may say something: of others there may be a hundred thousand."""
         if self._agree or self._also or not self._one_by_one:
@@ -102,6 +116,7 @@ class Parts:
             text = self._qualified(pair) or self._unlike(pair) or self._untold(pair) or self._stray(pair)
         else:
             text = self._of_a_kind(pair) or self._stray(pair)
+        text = text or self._torn(pair)
         if text or self._also:
             for found in self._groups[pair]:
                 if doubt := text or self._called(found):
@@ -137,6 +152,24 @@ class Parts:
         (layer,) = layers
         says_more = set(canonical(layer)) < set(canonical(module.rpartition(".")[2]))
         return QUALIFIED.format(module, layer) if says_more else ""
+
+    def _torn(self, pair: ModulePair) -> str:
+        """Return what speaks against a part of a member of a list that goes to what lies in no list, or comes from there, where
+        most of the member is left: `mlp.fc` of a block that was taken out to an `fc` that was added.
+        """
+        for side, (part, home) in enumerate((pair, pair[::-1])):
+            if not is_numbered(part) or is_numbered(home):
+                continue
+            for member in (path for path in (part, *above(part)) if path.rpartition(".")[2].isdecimal()):
+                left = self._left[side][member]
+                gone = (
+                    sum((m.source, m.target)[side].name.startswith(f"{member}.") for m in self._matching.matches)
+                    if left
+                    else 0
+                )
+                if left >= max(1, gone):
+                    return TORN[side].format(part, member)
+        return ""
 
     def _unlike(self, pair: ModulePair) -> str:
         """Return what speaks against two modules of a few layers, outside of lists, that share no word: heads are built alike."""
