@@ -98,9 +98,9 @@ def _twins(inside: Mapping[str, Shape], free: Mapping[str, Shape]) -> dict[str, 
 
 
 def _shorter_twins(inside: Mapping[str, Shape], free: Mapping[str, Shape]) -> list[str]:
-    """Return the prefixes under which lists of like members are free, too, and all that is beside them: those in `inside` go on.
+    """Return the prefixes under which all names of `inside` are free that lie in the first members of its lists.
 
-    The first members stand for the others.
+    What lies there has like lists, maybe shorter ones. There are none where the members of a list are not all alike.
     """
     first = {name: shape for name, shape in inside.items() if _first_member(name) == name}
     if len(first) == len(inside) or any(first.get(_first_member(name)) != shape for name, shape in inside.items()):
