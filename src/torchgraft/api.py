@@ -137,7 +137,7 @@ def load(  # noqa: PLR0913  # what, and how: by name
 
     In every case but ModelLostError the model is as it was before.
     """
-    manner = partial(_manner, device, mmap, prefault, undo, progress)
+    manner = partial(_manner, device=device, mmap=mmap, prefault=prefault, undo=undo, progress=progress)
     return _not_compiled(_load)(model, checkpoint, arguments, plan, manner)
 
 
@@ -180,7 +180,7 @@ def build(  # noqa: PLR0913  # what load() takes, but for the model
     if is_module(factory) or not callable(factory):
         what = "give a function or class that makes the model; load() fills one that is there"
         raise UsageError(f"factory is {a_kind(factory)}: {what}")
-    manner = _manner(device, mmap, prefault, undo, progress)
+    manner = _manner(device=device, mmap=mmap, prefault=prefault, undo=undo, progress=progress)
     fill = partial(_load, checkpoint=checkpoint, arguments=arguments, plan=plan, caller="build")
     made, reason = build_on_meta(factory)
     if made is not None:
@@ -199,7 +199,7 @@ def build(  # noqa: PLR0913  # what load() takes, but for the model
     return model, replace(report, plan=replace(report.plan, notes=(*report.plan.notes, note)))
 
 
-def _manner(device: object, mmap: bool, prefault: bool, undo: UndoWay, progress: Progress | None) -> Manner:  # noqa: FBT001
+def _manner(*, device: object, mmap: bool, prefault: bool, undo: UndoWay, progress: Progress | None) -> Manner:
     """Return how the plan is to be carried out."""
     from torchgraft.applying import Manner, Placement
 
