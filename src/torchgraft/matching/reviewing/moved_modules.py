@@ -97,12 +97,14 @@ class Parts:
     @cached_property
     def _left(self) -> tuple[Mapping[str, int], Mapping[str, int]]:
         """How many tensors of each module of either side go nowhere, or get nothing."""
-        found = self._matching
-        ours, theirs = (
-            Counter(path for leaf in side for path in above(leaf.name))
-            for side in (found.free_sources, found.free_targets)
-        )
-        return ours, theirs
+        ours, theirs = self._matching.free_sources, self._matching.free_targets
+        return _by_module(leaf.name for leaf in ours), _by_module(leaf.name for leaf in theirs)
+
+    @cached_property
+    def _all(self) -> tuple[Mapping[str, int], Mapping[str, int]]:
+        """How many tensors each module of either side has."""
+        ours, theirs = self._shapes
+        return _by_module(ours), _by_module(theirs)
 
     def open(self) -> Iterable[ModulePair]:
         """Return the pairs of which a rule may say something: of others there may be a hundred thousand."""
@@ -161,13 +163,7 @@ class Parts:
             if not is_numbered(part) or is_numbered(home):
                 continue
             for member in (path for path in (part, *above(part)) if path.rpartition(".")[2].isdecimal()):
-                left = self._left[side][member]
-                gone = (
-                    sum((m.source, m.target)[side].name.startswith(f"{member}.") for m in self._matching.matches)
-                    if left
-                    else 0
-                )
-                if left >= max(1, gone):
+                if 2 * self._left[side].get(member, 0) >= self._all[side][member]:
                     return TORN[side].format(part, member)
         return ""
 
@@ -241,6 +237,11 @@ class Parts:
             and shapes.get(twin + name[len(one) :]) == shapes[name]
             for name, to in self._partner[side].items()
         )  # fmt: skip
+
+
+def _by_module(names: Iterable[str]) -> Mapping[str, int]:
+    """Return how many of the names lie in each module."""
+    return Counter(path for name in names for path in above(name))
 
 
 def _most(met: Mapping[ModulePair, int], side: int) -> Mapping[str, str]:
