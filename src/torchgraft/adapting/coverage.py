@@ -38,20 +38,23 @@ def coverage_objections(plan: Plan) -> Iterator[Objection]:
         fact = "no match: the model has no parameters and no buffers"
         yield Objection("coverage", fact, remedy="if its layers are quantised, load before they are")
     elif placed == 0 or best < plan.policy.min_coverage:
-        lower = ", or lower min_coverage=" if placed else ""
-        remedy = f"{_numbered(plan)}is it the right file? Otherwise say which names correspond (rename=){lower}"
-        if variant:
-            remedy = f"{ANOTHER_FILE}{lower}"
-        if any(is_adapter(key) for key in plan.source_specs):
-            remedy = "it holds low-rank adapters: fill the model first, then merge them into it with merge_lora="
         fact = f"no match: {_placed(plan, share, kept, placed)}{_sizes(plan, variant)}"
-        yield Objection("coverage", fact, remedy=remedy)
+        yield Objection("coverage", fact, remedy=_remedy(plan, variant, ", or lower min_coverage=" if placed else ""))
     elif best < LOW and not any(step.base for step in plan.steps):  # adapters are for a few layers
         more = ANOTHER_FILE if variant else "if more should, say which names correspond (rename=)"
         fact = f"{_placed(plan, share, kept, placed)}{_sizes(plan, variant)}"
         yield Objection("low_coverage", fact, remedy=more)
     elif variant:
         yield Objection("low_coverage", variant, remedy=ANOTHER_FILE)
+
+
+def _remedy(plan: Plan, variant: str, lower: str) -> str:
+    """Return what to do where next to nothing finds a place; `lower` says how to take it as it is."""
+    if any(is_adapter(key) for key in plan.source_specs):
+        return "it holds low-rank adapters: fill the model first, then merge them into it with merge_lora="
+    if variant:
+        return f"{ANOTHER_FILE}{lower}"
+    return f"{_numbered(plan)}is it the right file? Otherwise say which names correspond (rename=){lower}"
 
 
 def _numbered(plan: Plan) -> str:

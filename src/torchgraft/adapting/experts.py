@@ -253,23 +253,24 @@ def _stacked(slot: Slot, made: Sequence[Step | None], routed: AbstractSet[tuple[
             Ground.EXPERTS, f"{len(present)} experts that are made in a way that can't be stacked", first.why.evidence
         )
         return Step(slot=slot, why=why, certainty=Certainty.DOUBT)
-    said = f"{len(present)} experts stacked in the order of their numbers"
-    asked = first.why.rule == Ground.USER_RULE
-    moved = not asked and any(_number(feed.key) not in (at, None) for at, step in present for feed in step.feeds)
-    known = _is_routed((_split(slot.name) or ("", ""))[0], len(made), routed)
-    sure = Certainty.DOUBT if moved else Certainty.CERTAIN if known else Certainty.LIKELY
+    text = f"{len(present)} experts stacked in the order of their numbers"
+    path, _ = _split(slot.name) or ("", "")
+    sure = Certainty.CERTAIN if _is_routed(path, len(made), routed) else Certainty.LIKELY
+    if first.why.rule != Ground.USER_RULE and _are_moved(present):
+        text, sure = f"{text}, some under another number", Certainty.DOUBT
     return Step(
         slot=slot,
         feeds=tuple(feed for _, step in present for feed in step.feeds),
         ops=joint,
-        why=replace(
-            _doubted_first(present).why,
-            rule=Ground.EXPERTS,
-            text=said + (", some under another number" if moved else ""),
-        ),
+        why=replace(_doubted_first(present).why, rule=Ground.EXPERTS, text=text),
         certainty=least_certain([sure, *(step.certainty for _, step in present)]),
         alternatives=tuple(dict.fromkeys(a for _, step in present for a in step.alternatives))[:3],
     )
+
+
+def _are_moved(present: Sequence[tuple[int, Step]]) -> bool:
+    """Whether some expert is fed by one that has another number in the file."""
+    return any(_number(feed.key) not in (at, None) for at, step in present for feed in step.feeds)
 
 
 def _doubted_first(present: Sequence[tuple[int, Step]]) -> Step:

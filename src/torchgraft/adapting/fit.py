@@ -228,6 +228,7 @@ def _square_raw(source: Leaf, target: Leaf, layout: Layout) -> Fit:
 
 
 def _matrix(source: Leaf, target: Leaf, layout: Layout) -> Fit:
+    """Return how a matrix fits: what its shape leaves open, other matrices of the file say, its list before all of them."""
     a, b = source.shape, target.shape
     if a != b:
         return _turned(source, target, layout)
@@ -241,20 +242,26 @@ def _matrix(source: Leaf, target: Leaf, layout: Layout) -> Fit:
     if turned and not straight and not as_in_torch:
         return Fit((Transpose(),), "square, transposed like every matrix of the file whose shape shows it")
     if turned and (tail not in layout.straight_tails or tail in layout.turned_tails):
-        inside = layout.within.get(around, (0, 0)) if around else (0, 0)
-        if all(inside) != any(inside):
-            kept = "transposed" if inside[0] else "kept as it is"
-            text = f"square, {kept} like every matrix in {around} whose shape shows it"
-            return Fit((Transpose(),) if inside[0] else (), text, certainty=Certainty.LIKELY)
-        others = (
-            f"{straight} {'is' if straight == 1 else 'are'} not"
-            if straight
-            else f"kernels ({layout.plain_kernels}) are as in torch"
-        )
-        some = "1 matrix of the file is" if turned == 1 else f"{turned} matrices of the file are"
-        text = f"square: {some} stored transposed and {others}"
-        return Fit((), text, certainty=Certainty.DOUBT)
+        in_list = layout.within.get(around, (0, 0)) if around else (0, 0)
+        return _as_in_list(around, *in_list) or _disputed(turned, straight, layout.plain_kernels)
     return UNCHANGED if turned or straight or source.role == target.role else _by_role({source.role, target.role})
+
+
+def _as_in_list(path: str, turned: int, straight: int) -> Fit | None:
+    """Return how a square matrix fits like those in its list, None where none of them or not all say the same."""
+    if bool(turned) == bool(straight):
+        return None
+    kept, ops = ("transposed", (Transpose(),)) if turned else ("kept as it is", ())
+    return Fit(ops, f"square, {kept} like every matrix in {path} whose shape shows it", certainty=Certainty.LIKELY)
+
+
+def _disputed(turned: int, straight: int, plain_kernels: int) -> Fit:
+    """Return the doubt about a square matrix of a file in which some are stored transposed, and others are not."""
+    some = "1 matrix of the file is" if turned == 1 else f"{turned} matrices of the file are"
+    others = f"{straight} {'is' if straight == 1 else 'are'} not"
+    if not straight:
+        others = f"kernels ({plain_kernels}) are as in torch"
+    return Fit((), f"square: {some} stored transposed and {others}", certainty=Certainty.DOUBT)
 
 
 def _turned(source: Leaf, target: Leaf, layout: Layout) -> Fit:

@@ -129,10 +129,9 @@ def fold_norms(specs: Mapping[str, TensorSpec], target: Target, eps: float | Non
         if key in gone:
             continue
         shown[key] = spec
-        fold = folds.get(key)
-        bias = f"{fold.layer}.bias" if fold else ""
-        if fold and key.endswith(".weight") and bias not in specs:
-            shown[bias] = TensorSpec(bias, specs[f"{fold.norm}.running_mean"].shape, spec.dtype)
+        bias = key.removesuffix("weight") + "bias"
+        if key in folds and bias not in specs:  # behind the weight of a layer that gets the norm's shift as its bias
+            shown[bias] = TensorSpec(bias, specs[f"{folds[key].norm}.running_mean"].shape, spec.dtype)
     lost = {norm: layers for norm, layers in told.alone.items() if not _has(kept, f"{norm}.running_var")}
     return Folding(specs, shown, target, folds, eps, {layer: norm for norm, layers in lost.items() for layer in layers})
 

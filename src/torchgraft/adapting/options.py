@@ -124,28 +124,36 @@ class Options:
         Raises:
             UsageError: naming the pattern, and names that come close to it.
         """
-        names = [name for slot in slots for name in slot.names]
-        by_pattern = {one.name: table for one in fields(self) if isinstance(table := getattr(self, one.name), Mapping)}
-        for option, table in by_pattern.items():
-            for pattern in table:
-                if not any(covers(pattern, name) for name in names):
-                    modules = [module for n in names if (module := n.rpartition(".")[0])]
-                    hint = did_you_mean(pattern, [*names, *modules])
-                    raise UsageError(f"{option}: no tensor of the model is called {printable(pattern)!r}{hint}")
+        for option in fields(self):
+            table = getattr(self, option.name)
+            for pattern in table if isinstance(table, Mapping) else ():
+                if not _covered(pattern, slots):
+                    raise UsageError(
+                        f"{option.name}: no tensor of the model is called {printable(pattern)!r}{_hint(pattern, slots)}"
+                    )
         for pattern, axis in self.axis_names.items():
-            sizes = [len(slot.spec.shape) for slot in slots if any(covers(pattern, name) for name in slot.names)]
-            if axis.dim >= max(sizes):
+            most = max(len(slot.spec.shape) for slot in _covered(pattern, slots))
+            if axis.dim >= most:
                 raise UsageError(
-                    f"axis_names={{{pattern!r}: ...}}: dim={axis.dim} is none of the {max(sizes)} axes of what it covers; axes "
+                    f"axis_names={{{pattern!r}: ...}}: dim={axis.dim} is none of the {most} axes of what it covers; axes "
                     "count from 0"
                 )
         for pattern, dims in self.permute.items():
-            found = [slot for slot in slots if any(covers(pattern, name) for name in slot.names)]
+            found = _covered(pattern, slots)
             if not any(len(slot.spec.shape) == len(dims) for slot in found):
                 shown = f"{printable(found[0].name)} {list(found[0].spec.shape)}"
                 raise UsageError(
                     f"permute={{{pattern!r}: {tuple(dims)}}}: an order of {len(dims)} axes is none for {shown}"
                 )
+
+
+def _covered(pattern: str, slots: Sequence[Slot]) -> list[Slot]:
+    return [slot for slot in slots if any(covers(pattern, name) for name in slot.names)]
+
+
+def _hint(pattern: str, slots: Sequence[Slot]) -> str:
+    names = [name for slot in slots for name in slot.names]
+    return did_you_mean(pattern, [*names, *(module for name in names if (module := name.rpartition(".")[0]))])
 
 
 def option_for(table: Mapping[str, T], target: Leaf) -> T | None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import takewhile
 
-from torchgraft.adapting.cut_lists import cut_lists
+from torchgraft.adapting.cut_lists import Cut, cut_lists
 from torchgraft.adapting.tables import NAME_LISTS
 from torchgraft.core.errors import printable
 from torchgraft.core.formatting import listed
@@ -33,28 +33,34 @@ def _shorter(plan: Plan, is_picked: Callable[[str], bool]) -> Iterator[str]:
     ruled = [step for step in plan.steps if step.why.rule == Ground.USER_RULE and step.feeds]
     said = {name for step in ruled for name in (step.slot.name, step.feeds[0].key)}
 
-    def is_said(path: str) -> bool:
-        return is_picked(path) or any(name.startswith(path.removesuffix("{i}")) for name in said)
+    def unsaid(found: Mapping[Cut, list[str]]) -> dict[Cut, list[str]]:
+        is_said = {
+            path: is_picked(path) or any(name.startswith(path.removesuffix("{i}")) for name in said)
+            for lists in found.values()
+            for path in lists
+        }
+        left = {cut: [path for path in lists if not is_said[path]] for cut, lists in found.items()}
+        return {cut: lists for cut, lists in left.items() if lists}
 
     left_over = {one.spec.name for one in plan.unused if one.why.rule == Ground.NO_COUNTERPART}
+    used = {feed.key for step in plan.steps for feed in step.feeds}
+    in_file = unsaid(cut_lists(plan.source_specs, left_over, used))
     slots = {step.slot.name: step.slot.spec for step in plan.steps if step.slot.persistent}
     fresh = {step.slot.name for step in plan.fresh if step.why.rule == Ground.NO_COUNTERPART}
     filled = {step.slot.name for step in plan.steps if step.feeds or step.ops}
-    used = {feed.key for step in plan.steps for feed in step.feeds}
-    ours, theirs = (
-        {cut: open_lists for cut, lists in found.items() if (open_lists := [x for x in lists if not is_said(x)])}
-        for found in (cut_lists(plan.source_specs, left_over, used), cut_lists(slots, fresh, filled))
-    )
-    for cut in (one for one in ours if one not in theirs):
-        yield (
-            f"{listed(ours[cut])}: the file has {cut.size} layers, of which {cut.told('is', 'are')} not used "
-            "(layers= picks others)"
-        )
-    for cut in (one for one in theirs if one not in ours):
-        yield (
-            f"{listed(theirs[cut])}: the model has {cut.size} layers, of which {cut.told('stays', 'stay')} "
-            "fresh (layers= repeats those of the file, init= starts them as the identity)"
-        )
+    in_model = unsaid(cut_lists(slots, fresh, filled))
+    for cut, lists in in_file.items():
+        if cut not in in_model:
+            yield (
+                f"{listed(lists)}: the file has {cut.size} layers, of which {cut.told('is', 'are')} not used "
+                "(layers= picks others)"
+            )
+    for cut, lists in in_model.items():
+        if cut not in in_file:
+            yield (
+                f"{listed(lists)}: the model has {cut.size} layers, of which {cut.told('stays', 'stay')} "
+                "fresh (layers= repeats those of the file, init= starts them as the identity)"
+            )
 
 
 def _tied(plan: Plan) -> Iterator[str]:
@@ -86,13 +92,7 @@ def _twins(plan: Plan) -> Iterator[str]:
     steps = [step for step in plan.steps if step.slot.persistent]
     if all(step.feeds or step.quiet for step in steps):
         return
-    paths = [step.slot.name.split(".")[:-1] for step in steps]
-    root = [a for a, _ in takewhile(lambda pair: pair[0] == pair[1], zip(min(paths), max(paths), strict=False))]
-    parts: dict[str, dict[str, Step]] = defaultdict(dict)
-    for step in steps:
-        part, _, rest = ".".join(step.slot.name.split(".")[len(root) :]).partition(".")
-        if rest and not _NUMBERED.fullmatch(part):
-            parts[part][rest] = step
+    parts = _parts(steps)
     filled = {part: source for part, inside in parts.items() if (source := _whole_source(inside)) is not None}
     for part, inside in parts.items():
         left = [step for step in inside.values() if not step.quiet]
@@ -102,11 +102,22 @@ def _twins(plan: Plan) -> Iterator[str]:
             continue
         like = [other for other in filled if parts[other].keys() == inside.keys() and _alike(parts[other], inside)]
         if len(like) == 1:
-            here, there = (".".join([*root, one]) for one in (part, like[0]))
             yield (
-                f"{printable(here)} stays fresh and is built like {printable(there)}: if both start from the same weights, "
-                f"fan_out={{{filled[like[0]]!r}: [{there!r}, {here!r}]}} fills both"
+                f"{printable(part)} stays fresh and is built like {printable(like[0])}: if both start from the same weights, "
+                f"fan_out={{{filled[like[0]]!r}: [{like[0]!r}, {part!r}]}} fills both"
             )
+
+
+def _parts(steps: Sequence[Step]) -> Mapping[str, Mapping[str, Step]]:
+    """Return the steps of each part of the model by their names within it: parts lie directly in what all layers lie in."""
+    paths = [step.slot.name.split(".")[:-1] for step in steps]
+    root = [a for a, _ in takewhile(lambda pair: pair[0] == pair[1], zip(min(paths), max(paths), strict=False))]
+    parts: dict[str, dict[str, Step]] = defaultdict(dict)
+    for step in steps:
+        part, _, rest = ".".join(step.slot.name.split(".")[len(root) :]).partition(".")
+        if rest and not _NUMBERED.fullmatch(part):
+            parts[".".join([*root, part])][rest] = step
+    return parts
 
 
 def _whole_source(inside: Mapping[str, Step]) -> str | None:

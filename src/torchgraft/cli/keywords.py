@@ -210,20 +210,27 @@ def _option(found: re.Match[str]) -> str:
 
 def _typed(name: str, option: str | None, value: Any) -> str:
     """Return how a keyword is given a value: by its option, where that can say it."""
-    if option is not None:
-        if value is True:
-            return option
-        if isinstance(value, (str, int, float)):
-            return f"{option} {quote(str(value))}"
-        texts = isinstance(value, (dict, list)) and all(isinstance(one, str) for one in value)
-        if texts and isinstance(value, list):
-            return " ".join(f"{option} {quote(one)}" for one in value)
-        if texts and name in PAIRS and all(isinstance(one, str) for one in value.values()):
-            return " ".join(f"{option} '{old}={new}'" for old, new in value.items())
-        if name == "layers" and isinstance(value, dict) and all(map(_are_numbers, value.values())):
-            picks = ((path, ",".join(map(str, numbers))) for path, numbers in value.items())
-            return " ".join(f"{option} {quote(f'{path}={listed}')}" for path, listed in picks)
-    return _set(name, json.dumps(value))
+    if option is not None and value is True:
+        return option
+    words = None if option is None else _option_values(name, value)
+    return _set(name, json.dumps(value)) if words is None else " ".join(f"{option} {word}" for word in words)
+
+
+def _option_values(name: str, value: Any) -> list[str] | None:
+    """Return the quoted words that give a value, one for each use of the option; None where its option can't say it."""
+    if isinstance(value, (str, int, float)):
+        return [quote(str(value))]
+    if isinstance(value, list) and _are_texts(value):
+        return [quote(one) for one in value]
+    if isinstance(value, dict) and name in PAIRS and _are_texts([*value, *value.values()]):
+        return [f"'{old}={new}'" for old, new in value.items()]
+    if isinstance(value, dict) and name == "layers" and all(map(_are_numbers, value.values())):
+        return [quote(f"{path}={','.join(map(str, numbers))}") for path, numbers in value.items()]
+    return None
+
+
+def _are_texts(values: list[Any]) -> bool:
+    return all(isinstance(one, str) for one in values)
 
 
 def _are_numbers(value: Any) -> bool:

@@ -60,37 +60,32 @@ def _with_sources(
 ) -> list[Computed]:
     """Return the computed outputs with the source tensors that change them.
 
-    Sources are numbered; for each bit of the numbers one run changes those that have it set, and one those that don't.
-    A source that matters is among the changed ones whenever the output changes. Few suspects are tried one by one.
+    An output that stays the same while some sources have other values doesn't depend on these. Sources are numbered; for
+    each bit of the numbers one run changes those that have it set, and one those that don't. Few suspects are tried one by
+    one.
     """
     given, others = random_values(specs, 0), random_values(specs, 1)
     names = list(specs)
 
-    def run_with_changed(changed: Collection[str]) -> Mapping[str, Tensor]:
-        return run_conversion(convert, {n: (others if n in changed else given)[n].clone() for n in names})[0]
+    def unchanged(changed: Collection[str], among: Iterable[str]) -> list[str]:
+        """Return the outputs that stay the same when these sources have other values."""
+        out, _ = run_conversion(convert, {n: (others if n in changed else given)[n].clone() for n in names})
+        return [name for name in among if name in out and name in made and same_values(out[name], made[name])]
 
-    again = run_with_changed(())
-    repeatable = [c.spec.name for c in computed if _is_unchanged(again, made, c.spec.name)]
+    repeatable = unchanged((), [one.spec.name for one in computed])
     suspects = {name: set(names) for name in repeatable}
     for bit in range(max(len(names) - 1, 1).bit_length()):
         for side in (0, 1):
             changed = {name for at, name in enumerate(names) if (at >> bit) & 1 == side}
-            out = run_with_changed(changed)
-            for name, left in suspects.items():
-                if _is_unchanged(out, made, name):
-                    left.difference_update(changed)
+            for name in unchanged(changed, suspects):
+                suspects[name] -= changed
     few = [left for left in suspects.values() if len(left) <= MOST_SUSPECTS]
     tried = sorted(set().union(*few), key=names.index) if any(len(left) > 1 for left in few) else []
     for source in tried:
-        out = run_with_changed({source})
-        for name, left in suspects.items():
-            if source in left and len(left) <= MOST_SUSPECTS and _is_unchanged(out, made, name):
-                left.discard(source)
+        suspected_by = [name for name, left in suspects.items() if source in left and len(left) <= MOST_SUSPECTS]
+        for name in unchanged({source}, suspected_by):
+            suspects[name].discard(source)
     return [_with_keys(c, suspects.get(c.spec.name), names) for c in computed]
-
-
-def _is_unchanged(out: Mapping[str, Tensor], made: Mapping[str, Tensor], name: str) -> bool:
-    return name in out and name in made and same_values(out[name], made[name])
 
 
 def _with_keys(found: Computed, suspects: set[str] | None, names: Sequence[str]) -> Computed:

@@ -201,38 +201,43 @@ def _one_folder(path: str, opened: OpenFiles, *, named: bool = False, known: Col
 
     `known` are folders in it that are read besides.
     """
-    from torchgraft.reading.sharded import rank_names, read_ranks, read_shards, shard_names
+    from torchgraft.reading.sharded import rank_names
 
     names = [name for name in sorted(os.listdir(path)) if name not in known]
-    contents: Contents
-    index = [n for n in _INDEXES if n in names] or [n for n in names if n.endswith(".index.json")]
-    single = [n for n in _SINGLE if n in names]
-    ranks = rank_names(names)
-    others = [n for n in _candidates(names) if os.path.isfile(os.path.join(path, n))]
-    if index:
-        contents = _one(open_inside(path, index[0]), opened)
-    elif ".metadata" in names or any(n.endswith(".distcp") for n in names) or ".metadata.tmp" in names:
-        from torchgraft.reading.dcp import read_dcp
-
-        contents = read_dcp(path, opened)
-    elif single and single[0] not in ranks:
-        contents = _one(open_inside(path, single[0]), opened)
-        contents.warnings += _numbered_beside(single[0], others)
-    elif box_files(names):
-        contents = read_boxes(path, box_files(names), opened)
-    elif ranks:
-        contents = read_ranks(path, ranks, opened)
-    elif shard_names(names):
-        contents = read_shards(path, shard_names(names), opened)
-    elif len(others) == 1 and not _pointer_in(path, names):
-        contents = _one(open_inside(path, others[0]), opened)
-    else:
-        contents = _newest(path, names, opened, named=named)
-    if not ranks and not _pointer_in(path, names) and (below := _checkpoints_below(path, names)):
+    contents = _read_among(names, path, opened, named=named)
+    if not rank_names(names) and not _pointer_in(path, names) and (below := _checkpoints_below(path, names)):
         contents.warnings.append(f"checkpoints of their own in this folder are not read: {below}")
     for name in set(_CONFIGS) & set(names):
         _note_config(os.path.join(path, name), contents)
     return contents
+
+
+def _read_among(names: list[str], path: str, opened: OpenFiles, *, named: bool) -> Contents:
+    """Return the one checkpoint among `names` in a folder; what says most of how its files belong together comes first."""
+    from torchgraft.reading.sharded import rank_names, read_ranks, read_shards, shard_names
+
+    if index := [n for n in _INDEXES if n in names] or [n for n in names if n.endswith(".index.json")]:
+        return _one(open_inside(path, index[0]), opened)
+    if ".metadata" in names or any(n.endswith(".distcp") for n in names) or ".metadata.tmp" in names:
+        from torchgraft.reading.dcp import read_dcp
+
+        return read_dcp(path, opened)
+    ranks = rank_names(names)
+    single = next((n for n in _SINGLE if n in names), None)
+    others = [n for n in _candidates(names) if os.path.isfile(os.path.join(path, n))]
+    if single is not None and single not in ranks:
+        contents = _one(open_inside(path, single), opened)
+        contents.warnings += _numbered_beside(single, others)
+        return contents
+    if boxes := box_files(names):
+        return read_boxes(path, boxes, opened)
+    if ranks:
+        return read_ranks(path, ranks, opened)
+    if shards := shard_names(names):
+        return read_shards(path, shards, opened)
+    if len(others) == 1 and not _pointer_in(path, names):
+        return _one(open_inside(path, others[0]), opened)
+    return _newest(path, names, opened, named=named)
 
 
 def _numbered_beside(name: str, others: Iterable[str]) -> list[str]:

@@ -38,20 +38,10 @@ def pair_outputs(
     Raises:
         UsageError: nothing can be compared.
     """
-    both = [name for name in target if name in source]
-    if both:
-        pairs = [(name, name) for name in both]
-    elif len(source) == len(target):
-        pairs = list(zip(source, target, strict=True))
-    else:
-        pairs = _by_shape(source, target)
+    pairs = _corresponding(source, target)
     if not pairs:
-        target_shapes, source_shapes = (
-            ", ".join(f"{name} {list(t.shape)}" for name, t in side.items()) or "no tensors"
-            for side in (target, source)
-        )
         raise UsageError(
-            f"the outputs can't be compared: the model gives {target_shapes}, the source {source_shapes}; give "
+            f"the outputs can't be compared: the model gives {_shapes(target)}, the source {_shapes(source)}; give "
             "callables as inputs= and source_inputs= that run each model and return what belongs together"
         )
     informative = [
@@ -60,7 +50,7 @@ def pair_outputs(
         if is_informative(source[s]) or is_informative(target[t]) or max_difference(source[s], target[t])[0]
     ]
     if not informative:
-        names = ", ".join(f"{name} {list(target[name].shape)}" for _, name in pairs)
+        names = _shapes({name: target[name] for _, name in pairs})
         raise UsageError(
             f"the outputs prove nothing: {names} hold no number but zero, NaN or infinity on both sides, as those of any two "
             "models might; give other inputs"
@@ -79,6 +69,19 @@ def is_informative(output: Tensor) -> bool:
     if not (output.is_floating_point() or output.is_complex()):
         return bool(output.numel())
     return bool((output.isfinite() & (output != 0)).any())
+
+
+def _shapes(outputs: Mapping[str, Tensor]) -> str:
+    return ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in outputs.items()) or "no tensors"
+
+
+def _corresponding(source: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> list[tuple[str, str]]:
+    both = [name for name in target if name in source]
+    if both:
+        return [(name, name) for name in both]
+    if len(source) == len(target):
+        return list(zip(source, target, strict=True))
+    return _by_shape(source, target)
 
 
 def _by_shape(source: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> list[tuple[str, str]]:

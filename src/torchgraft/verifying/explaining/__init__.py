@@ -34,11 +34,13 @@ def explain(
     if request.plan_given:
         known_wrong = _first_use(matches.target, {name for step in deviating for name in step.slot.names})
     point = matches.first_divergence(dict(settings.pairs), known_wrong)
-    causes: list[Cause] = []
-    if failure := matches.target.failure:
-        causes.append(Cause(kind="failure", text=f"the model raised {failure}", remedy="see where the two part before"))
+    failures = [
+        Cause(kind="failure", text=f"the model raised {failure}", remedy="see where the two part before")
+        for failure in (matches.target.failure,)
+        if failure
+    ]
     if point is None:
-        return None, [*causes, *map(planned.cause, deviating[:MOST_CAUSES])]
+        return None, [*failures, *map(planned.cause, deviating[:MOST_CAUSES])]
     point = where_constants_part(matches, point)
     divergence = Divergence(
         source=_site(matches.source, point.source), target=_site(matches.target, point.target), input=number
@@ -49,19 +51,22 @@ def explain(
     definite = definite_causes(matches, point, wrong)
     inside, switches, around = _setting_causes(point, matches, settings.differences)
     # Statistics differ as a matter of course in another mode, so that modes come first.
-    causes += [cause for cause in definite if cause.kind == "mode"]
-    causes += [planned.cause(step) for step in deviating if feeding.intersection(step.slot.names)]
-    causes += recorded
-    causes += [planned.cause(step) for step in planned.unfilled_steps(feeding)]
-    causes += inside
-    causes += [cause for cause in definite if cause.kind != "mode" and not _is_covered(cause, inside)]
-    if not causes:
+    causes = [
+        *failures,
+        *(cause for cause in definite if cause.kind == "mode"),
+        *(planned.cause(step) for step in deviating if feeding.intersection(step.slot.names)),
+        *recorded,
+        *(planned.cause(step) for step in planned.unfilled_steps(feeding)),
+        *inside,
+        *(cause for cause in definite if cause.kind != "mode" and not _is_covered(cause, inside)),
+    ]
+    if causes:
+        causes += switches
+    else:
         causes += [planned.cause(step) for step in deviating[:MOST_CAUSES]]
         causes += recorded_causes(request.model, request.plan, request.recorded_weights)
         structural = structural_causes(matches, point, planned.fed_by)
         causes += [*switches, *structural] if _is_vague(structural) else [*structural, *switches]
-    else:
-        causes += switches
     causes += around
     causes = causes or [_setting_cause(one) for one in settings.differences if one.matters]
     if request.source is not None and all(cause.kind in _WITHOUT_SETTING for cause in causes):

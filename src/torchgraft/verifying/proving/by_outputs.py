@@ -92,12 +92,12 @@ def weights_with_matched_results(matches: Matches, *, in_parts: bool = False) ->
 
     def is_found(number: int) -> bool:
         value = recording.values[number]
-        by = [recording.operations[at] for at in users.get(number, ())]
-        picked = value.live and number not in returned and bool(by) and all(family(one.name) == "pick" for one in by)
-        parts = [n for one in by for n in one.outputs if n in users or n in returned] if picked else []
         whole = number in matches.source_of and value.fingerprint is not None and not value.fingerprint.is_plain
-        if picked and (in_parts or not whole):
-            return all(map(is_matched, parts))
+        if whole and not in_parts:
+            return True
+        by = [recording.operations[at] for at in users.get(number, ())]
+        if value.live and number not in returned and by and all(family(one.name) == "pick" for one in by):
+            return all(is_matched(n) for one in by for n in one.outputs if n in users or n in returned)
         return whole
 
     found: set[str] = set()

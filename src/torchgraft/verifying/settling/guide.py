@@ -237,19 +237,13 @@ class GuidedRecorder(Recorder):
         wanted, shape = step.slot.spec.shape, shapes[key]
         feed = step.feeds[0] if len(step.feeds) == 1 else None
         is_present = feed is not None and feed.key == key
-        layouts: list[tuple[Op, ...]] = []
-        if shape == wanted:
-            if feed is not None and shapes.get(feed.key) == shape and not step.rows and not step.base:
-                layouts.append((*feed.ops, *step.ops))
-            layouts.append(())
-            if len(shape) == 2 and shape[0] == shape[1]:
-                layouts.append((Transpose(),))
-        elif len(shape) == 2 and shape[::-1] == wanted:
-            layouts.append((Transpose(),))
-        elif prod(shape) == prod(wanted):
-            layouts += [(Reshape(wanted),), *_patch_layouts(shape, wanted)]
-        if is_present and feed is not None:
-            layouts = [ops for ops in layouts if ops != (*feed.ops, *step.ops)]
+        layouts = _layouts(shape, wanted)
+        if feed is not None:
+            as_now = (*feed.ops, *step.ops)
+            if is_present:
+                layouts = [ops for ops in layouts if ops != as_now]
+            elif shapes.get(feed.key) == shape == wanted and not step.rows and not step.base:
+                layouts.insert(0, as_now)
         why = Why(Ground.NUMBERS, f"the source's run uses {key} where the model uses {slot}")
         others = [
             replace(
@@ -291,6 +285,15 @@ class GuidedRecorder(Recorder):
 def _first_tensor(out: Any) -> torch.Tensor | None:
     first = out[0] if isinstance(out, (list, tuple)) else out
     return first if isinstance(first, torch.Tensor) else None
+
+
+def _layouts(shape: tuple[int, ...], wanted: tuple[int, ...]) -> list[tuple[Op, ...]]:
+    """Return the ops that lead from one shape to the other in each way that a weight may be stored in, the usual one first."""
+    if shape == wanted:
+        return [(), (Transpose(),)] if len(shape) == 2 and shape[0] == shape[1] else [()]
+    if len(shape) == 2 and shape[::-1] == wanted:
+        return [(Transpose(),)]
+    return [(Reshape(wanted),), *_patch_layouts(shape, wanted)] if prod(shape) == prod(wanted) else []
 
 
 def _patch_layouts(shape: tuple[int, ...], wanted: tuple[int, ...]) -> list[tuple[Op, ...]]:

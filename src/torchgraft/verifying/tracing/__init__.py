@@ -6,7 +6,7 @@ Needs torch, and is imported only when something is to be run.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
@@ -156,16 +156,20 @@ def call(model: Module, given: Any) -> Any:
 
 def named_tensors(value: Any, name: str = "") -> dict[str, Tensor]:
     """Return the tensors in an output by name: `logits`, `0`, `hidden_states.3`; a single tensor is called `output`."""
-    found: dict[str, Tensor] = {}
     if isinstance(value, torch.Tensor):
-        found[name or "output"] = value
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
-            found |= named_tensors(item, f"{name}.{key}" if name else str(key))
-    elif isinstance(value, (list, tuple)):
-        for key, item in enumerate(value):
-            found |= named_tensors(item, f"{name}.{key}" if name else str(key))
-    elif is_dataclass(value) and not isinstance(value, type):
-        for one in fields(value):
-            found |= named_tensors(getattr(value, one.name), f"{name}.{one.name}" if name else one.name)
+        return {name or "output": value}
+    found: dict[str, Tensor] = {}
+    for key, item in _entries(value):
+        found |= named_tensors(item, f"{name}.{key}" if name else str(key))
     return found
+
+
+def _entries(value: Any) -> Iterable[tuple[object, Any]]:
+    """Return the entries of a mapping, the items of a list or the fields of a dataclass, each with its name."""
+    if isinstance(value, Mapping):
+        return value.items()
+    if isinstance(value, (list, tuple)):
+        return enumerate(value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return ((one.name, getattr(value, one.name)) for one in fields(value))
+    return ()
