@@ -3,6 +3,7 @@
 import json
 import re
 import resource
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -20,6 +21,8 @@ TEXT_FILES = [
     ROOT / "justfile",
 ]
 MOST_LINES, LONGEST_LINE = 400, 140
+MOST_BYTES = 100_000
+IN_ROOT = {".gitignore", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "README.md", "justfile", "pyproject.toml"}
 HELP_TIMES = 14
 
 
@@ -48,6 +51,16 @@ def test_no_file_is_longer_than_the_cap():
         if (n := len(p.read_text(encoding="utf-8").splitlines())) > MOST_LINES
     }
     assert not long
+
+
+def test_what_is_kept_in_version_control_has_a_place_and_is_small():
+    """A file that a trial left in the root, or a large one, makes each clone larger for ever."""
+    if not ((ROOT / ".git").exists() and (git := shutil.which("git"))):
+        pytest.skip("no git, or no checkout")
+    listed = subprocess.run([git, "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    kept = [path for path in map(Path, filter(None, listed.split("\0"))) if (ROOT / path).is_file()]
+    assert {path.name for path in kept if len(path.parts) == 1} <= IN_ROOT
+    assert not [str(path) for path in kept if (ROOT / path).stat().st_size > MOST_BYTES]
 
 
 def test_no_line_of_the_library_is_longer_than_the_cap():
