@@ -55,10 +55,11 @@ def test_no_file_is_longer_than_the_cap():
 
 def test_what_is_kept_in_version_control_has_a_place_and_is_small():
     """A file that a trial left in the root, or a large one, makes each clone larger for ever."""
-    if not ((ROOT / ".git").exists() and (git := shutil.which("git"))):
-        pytest.skip("no git, or no checkout")
-    listed = subprocess.run([git, "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    kept = [path for path in map(Path, filter(None, listed.split("\0"))) if (ROOT / path).is_file()]
+    git = shutil.which("git") if (ROOT / ".git").exists() else None
+    listed = git and subprocess.run([git, "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if not listed or listed.returncode:
+        pytest.skip("no git, or no checkout that it reads")
+    kept = [path for path in map(Path, filter(None, listed.stdout.split("\0"))) if (ROOT / path).is_file()]
     assert {path.name for path in kept if len(path.parts) == 1} <= IN_ROOT
     assert not [str(path) for path in kept if (ROOT / path).stat().st_size > MOST_BYTES]
 
