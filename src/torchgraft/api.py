@@ -239,7 +239,7 @@ def _load(
             decide = partial(_kept_plan, plan, source, target, arguments)
         decided = processes.plan_once(
             lambda: _with_facts_of_values(decide(), source, request, model),
-            Asked(target, source, lambda: f"{request.told()}; plan={plan is not None}"),
+            Asked(target, source, lambda: f"{request.words()}; plan={plan is not None}"),
         )
         start = time.perf_counter()
         fill = partial(apply, model if request.runs_models else walk, manner=how, verify=compare_values)

@@ -151,7 +151,7 @@ def _plan_of_all(source: Source, given: Given, same_values: SameValues | None = 
 
     `same_values` finds what the file holds twice, which else `_repeats` does.
     """
-    from torchgraft.adapting import PlanInputs, Preferences, SecondNames, adapt, views_of
+    from torchgraft.adapting import PlanContext, Preferences, SecondNames, adapt, views_of
 
     choice, target, request, ranks = given.choice, given.target, given.request, given.ranks
     specs, rules = choice.network.specs, request.rules
@@ -178,7 +178,7 @@ def _plan_of_all(source: Source, given: Given, same_values: SameValues | None = 
 
     find = same_values or partial(_repeats, source, choice.network)
     matching, repeats = _with_repeats(matched, shared, lambda: {} if ranks else find(left, seen))
-    inputs = PlanInputs(
+    context = PlanContext(
         options=request.options,
         policy=request.policy,
         preferences=Preferences(
@@ -192,7 +192,7 @@ def _plan_of_all(source: Source, given: Given, same_values: SameValues | None = 
         second=SecondNames(shared, repeats),
         source_grids=models.source.grids if models.source else frozenset(),
     )
-    plan = adapt(matching, target, specs, inputs)
+    plan = adapt(matching, target, specs, context)
     return replace(plan, objections=(*_fits_several_networks(matching), *_several_networks(choice, matching)))
 
 
@@ -201,7 +201,7 @@ def _with_repeats(
     shared: Mapping[str, str],
     find: Callable[[], Mapping[str, str]],
 ) -> tuple[Matching, Mapping[str, str]]:
-    """Return the matching, and which tensors hold others' values again, which is asked only where it leaves something open.
+    """Return the matching, and which tensors repeat others' values; these are read only where the matching leaves something open.
 
     `shared` are the names of the file that are one tensor.
     """
@@ -225,7 +225,7 @@ def _models(source: Source, given: Given, seen: Target) -> Models:
 
 
 def _requested(source: Source, given: Given) -> dict[str, Step]:
-    """Return the steps that the caller's options make by themselves, but for what is to stay fresh or start at zero."""
+    """Return the steps that the caller's options make by themselves, except those that stay fresh or start at zero."""
     from torchgraft.adapting import requested_steps
 
     network, request = given.choice.network, given.request
@@ -300,13 +300,13 @@ def _left_by_picks(rules: Rules, steps: tuple[Step, ...]) -> tuple[Step, ...]:
 
 
 def _is_open(matching: Matching) -> bool:
-    """Return whether the matching leaves a place of the model in doubt, or without anything, or could as well be another."""
+    """Return whether the matching leaves a place of the model empty or in doubt, or has another reading."""
     doubted = any(m.certainty is Certainty.DOUBT for m in matching.matches)
     return doubted or bool(matching.free_targets or matching.rivals)
 
 
 def _repeats(source: Source, network: Network, left: Mapping[str, TensorSpec], target: Target) -> Mapping[str, str]:
-    """Return which tensors hold another's values again, of those sizes of which the file has more than the model: by name, the first."""
+    """Return name -> first name of tensors with equal values, for sizes of which the file has more tensors than the model."""
     from torchgraft.verifying import find_repeats
 
     specs = [spec for name, spec in left.items() if network.specs.get(name) == spec and spec.dtype.is_float]

@@ -56,8 +56,8 @@ def verify(  # noqa: PLR0913  # the two sides, their inputs, and how
     Raises:
         UsageError: an argument makes no sense, the source fails on an input, or no output can be compared.
     """
-    from torchgraft.verifying.arguments import verify_request, wants_guessed_inputs
     from torchgraft.verifying.guessing import input_words
+    from torchgraft.verifying.request import verify_request, wants_guessed_inputs
     from torchgraft.verifying.verify import verify_models
 
     if golden is not None:
@@ -93,8 +93,8 @@ def _guessed(source_model: nn.Module, model: nn.Module) -> tuple[object, object]
     Raises:
         UsageError: none was found.
     """
-    from torchgraft.verifying.arguments import GUESS, require_modules
     from torchgraft.verifying.guessing import guess_inputs
+    from torchgraft.verifying.request import GUESS, require_modules
 
     require_modules(model, source_model)
     found = next(guess_inputs(source_model, model), None)
@@ -106,7 +106,7 @@ def _guessed(source_model: nn.Module, model: nn.Module) -> tuple[object, object]
 
 
 def record(model: nn.Module, inputs: object, path: str | os.PathLike[str], *, mode: Mode = "eval") -> Golden:
-    """Run a model and write what it gave and did to `path`, so that verify() and load() with golden=path need the model no more.
+    """Run a model and write what it gave and did to `path`, so that verify() and load() with golden=path don't need the model.
 
     The file (.safetensors) holds the inputs, the outputs and a fingerprint of every operation and weight; nothing in it is
     code.
@@ -121,8 +121,8 @@ def record(model: nn.Module, inputs: object, path: str | os.PathLike[str], *, mo
         UsageError: an argument makes no sense, or the model fails on an input.
         WriteError: the file could not be written; what stood there is intact.
     """
-    from torchgraft.verifying.arguments import input_pairs, is_eval_mode, require_modules
     from torchgraft.verifying.golden import Golden, to_tensors, weight_fingerprints
+    from torchgraft.verifying.request import input_pairs, is_eval_mode, require_modules
     from torchgraft.verifying.tracing import record_run
     from torchgraft.writing import save
 
@@ -154,8 +154,8 @@ def compare_hyperparameters(
     Raises:
         UsageError: an argument is no module.
     """
-    from torchgraft.verifying.arguments import require_modules
     from torchgraft.verifying.explaining.settings import compare_settings
+    from torchgraft.verifying.request import require_modules
 
     require_modules(model, source_model)
     made = plan or _plan_between(model, source_model)
@@ -169,7 +169,7 @@ def compare_hyperparameters(
 def _plan_between(model: nn.Module, source_model: nn.Module) -> Plan:
     """Return the best reading of how one model's tensors come from another's; nothing is refused."""
     from torchgraft.surveying import survey
-    from torchgraft.verifying.arguments import require_modules
+    from torchgraft.verifying.request import require_modules
 
     require_modules(model, source_model)
     with open_checkpoint(source_model) as source:
@@ -184,7 +184,7 @@ def _in_names_of(source_model: nn.Module, given: Plan | Report) -> Plan:
     import torch
 
     from torchgraft.surveying import survey
-    from torchgraft.verifying.arguments import require_modules
+    from torchgraft.verifying.request import require_modules
 
     require_modules(source_model, source_model)
     plan = given.plan if isinstance(given, Report) else given

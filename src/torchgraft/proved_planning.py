@@ -70,7 +70,7 @@ def make_proved_plan(
 
 
 def _trimmed(plan: Plan) -> Plan:
-    """Return the plan with a proof that speaks of no tensor that stays fresh after all, as doubtful ones may."""
+    """Return the plan with its proof cut to tensors that are filled: doubtful ones may stay fresh after all."""
     proof = plan.proof
     if proof is None:
         return plan
@@ -81,7 +81,7 @@ def _trimmed(plan: Plan) -> Plan:
 
 
 def _first_proved(plan: Plan, source: Source, trials: Iterable[Trial]) -> tuple[Plan, Trial]:
-    """Return the plan as the first trial leaves it that proves it, with that trial; else as the first leaves it.
+    """Return the plan with the trial that proved it, the first that does; where none does, with the first of all.
 
     That outputs differ on an input that was guessed before is reported: it may mean nothing to the models, or a lot.
     """
@@ -116,8 +116,8 @@ def _sides(
             "inputs= needs source_model=: the module that the checkpoint was saved from, with its values; or golden=, "
             "the file of a run of it"
         )
-    from torchgraft.verifying.arguments import input_pairs, wants_guessed_inputs
     from torchgraft.verifying.guessing import guess_inputs
+    from torchgraft.verifying.request import input_pairs, wants_guessed_inputs
     from torchgraft.verifying.settling.source_names import names_in_file
 
     keys = names_in_file(origin, planned(origin, make_request(on_doubt="take", prefer=request.prefer)), source)

@@ -249,7 +249,7 @@ class Request:
         fresh, zero = tuple(map(named, self.rules.fresh)), tuple(map(named, self.rules.zero))
         return replace(self, options=replace(self.options, **told), rules=replace(self.rules, fresh=fresh, zero=zero))
 
-    def told(self) -> str:
+    def words(self) -> str:
         """Return a text of what was said, in whatever order; of models, inputs and files only which are given."""
         parts: tuple[Any, ...] = (self, self.rules, self.options, self.stated)
         said = {one.name: getattr(part, one.name) for part in parts for one in fields(part)}

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from torch import nn
 
-from torchgraft.core.objects import a_kind, said_by
+from torchgraft.core.objects import a_kind, entry_or_attribute
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ def test_a_kind_has_the_article_that_it_is_spoken_with(given, said):
 
 
 def test_an_object_is_asked_by_attributes_and_a_mapping_by_entries():
-    assert said_by(nn.Linear(3, 1), "in_features") == 3
-    assert said_by({"in_features": 2}, "in_features") == 2
-    assert said_by({}, "items") is None
-    assert said_by(3, "heads") is None
+    assert entry_or_attribute(nn.Linear(3, 1), "in_features") == 3
+    assert entry_or_attribute({"in_features": 2}, "in_features") == 2
+    assert entry_or_attribute({}, "items") is None
+    assert entry_or_attribute(3, "heads") is None

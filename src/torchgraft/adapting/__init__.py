@@ -1,8 +1,8 @@
 """From claims to a plan: ops that make shapes fit, one step per slot, one fate per source tensor, all objections."""
 
 from torchgraft.adapting.adapt import adapt, requested_steps, weighed
+from torchgraft.adapting.context import PlanContext
 from torchgraft.adapting.copies import copied
-from torchgraft.adapting.inputs import PlanInputs
 from torchgraft.adapting.objections import objections_to
 from torchgraft.adapting.options import AxisNames, Options
 from torchgraft.adapting.ranks import rank_note
@@ -18,7 +18,7 @@ __all__ = [
     "STARTS",
     "AxisNames",
     "Options",
-    "PlanInputs",
+    "PlanContext",
     "Preferences",
     "SecondNames",
     "adapt",

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 from torchgraft.adapting.branches import branch_steps, with_branch_hint
 from torchgraft.adapting.compose import compose
+from torchgraft.adapting.context import PlanContext
 from torchgraft.adapting.facts import gather_facts
-from torchgraft.adapting.inputs import PlanInputs
-from torchgraft.adapting.lora import Names, Scales, lora_steps, told_as_trained
+from torchgraft.adapting.lora import Names, Scales, lora_steps, with_reason_of_training
 from torchgraft.adapting.norm_pairs import stated_eps
 from torchgraft.adapting.objections import objections_to
 from torchgraft.adapting.options import Options
@@ -52,16 +52,16 @@ def requested_steps(
     return steps
 
 
-def adapt(matching: Matching, target: Target, specs: Mapping[str, TensorSpec], inputs: PlanInputs) -> Plan:
+def adapt(matching: Matching, target: Target, specs: Mapping[str, TensorSpec], context: PlanContext) -> Plan:
     """Return the plan that the matching comes to, but for what is to be said of it as a whole (`weighed`)."""
-    preferences, views = inputs.preferences, inputs.views
+    preferences, views = context.preferences, context.views
     shown, seen = (views[-1].shown, views[-1].target) if views else (specs, target)
-    facts = gather_facts(matching, shown, seen, inputs)
+    facts = gather_facts(matching, shown, seen, context)
     draft = compose(matching.matches, facts)
     drafted: Mapping[str, Step] = draft.steps
     for view in reversed(views):
         drafted = view.original_steps(drafted)
-    drafted = {**drafted, **inputs.requested}
+    drafted = {**drafted, **context.requested}
     decided = drafted
     if preferences.changes_doubt:
         decided = {name: with_doubt_decided(step, preferences) for name, step in drafted.items()}
@@ -73,21 +73,21 @@ def adapt(matching: Matching, target: Target, specs: Mapping[str, TensorSpec], i
     )
     if matching.blocked:
         steps = tuple(with_doubt_decided(doubt_blocked(step, matching.blocked), preferences) for step in steps)
-    if inputs.ranks:
-        steps = tuple(with_doubt_decided(step, preferences) for step in over_ranks(steps, inputs.ranks))
+    if context.ranks:
+        steps = tuple(with_doubt_decided(step, preferences) for step in over_ranks(steps, context.ranks))
     steps = tuple([step if step.action is Action.COPY else widened(step, specs) for step in steps])
-    steps = with_branch_hint(steps, specs, inputs.network)
-    unused = unused_sources(steps, shown, draft.rejected, matching.derived, inputs.network, inputs.second)
+    steps = with_branch_hint(steps, specs, context.network)
+    unused = unused_sources(steps, shown, draft.rejected, matching.derived, context.network, context.second)
     for view in reversed(views):
-        unused = view.original_unused(unused, steps, inputs.network)
-    unused = told_as_trained(without_dead_statistics(unused, target), steps)
+        unused = view.original_unused(unused, steps, context.network)
+    unused = with_reason_of_training(without_dead_statistics(unused, target), steps)
     return Plan(
         steps=steps,
         unused=unused,
         notes=matching.notes,
-        network=inputs.network,
+        network=context.network,
         source_specs=specs,
-        policy=inputs.policy,
+        policy=context.policy,
     )
 
 

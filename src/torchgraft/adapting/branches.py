@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from torchgraft.adapting.norm_pairs import EPS, NORM, norm_pairs, owned
+from torchgraft.adapting.norm_pairs import EPS, NORM, norm_pairs, roles_by_module
 from torchgraft.core.grounds import Ground
 from torchgraft.core.names import above, ends, wrappers
 from torchgraft.core.plan import Certainty, Doubt, Feed, Step, Why, least_certain
@@ -148,7 +148,7 @@ class _Blocks:
 
     def __init__(self, specs: Mapping[str, TensorSpec]) -> None:
         self._specs = specs
-        self._owners = owned(specs)
+        self._owners = roles_by_module(specs)
         self._behind = {pair.layer: pair for pair in norm_pairs(specs).pairs}
         self._below: dict[str, list[str]] = {}
         for owner in self._owners:

@@ -19,11 +19,11 @@ from torchgraft.adapting.fused import (
     what_lacks,
 )
 from torchgraft.adapting.options import Options, option_for
-from torchgraft.adapting.positions import position_fit, told_grids
+from torchgraft.adapting.positions import position_fit, stated_grids
 from torchgraft.adapting.recurrent import torn_cells, unordered_gates
 from torchgraft.adapting.resized import gains_depth, resized_fit
 from torchgraft.adapting.rotary import with_pairs
-from torchgraft.adapting.rows import row_fit, told_of_shrinking, vocabulary_fit
+from torchgraft.adapting.rows import row_fit, vocabulary_fit, with_note_on_shrinking
 from torchgraft.adapting.written import as_run
 from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.grounds import Ground
@@ -109,7 +109,7 @@ def _fit(match: Match, facts: Facts) -> Fit:
 
 
 def _possible(fit: Fit, source: Leaf) -> Fit:
-    """Return the fit, or why the ops can't be done to the tensor: a rule of the caller's that doesn't lead to the model's sizes."""
+    """Return the fit, or why its ops can't be done: a rule of the caller may not lead to the model's sizes."""
     if not fit.ops:
         return fit
     spec = TensorSpec(source.name, source.shape, source.dtype)
@@ -149,7 +149,7 @@ def _permuted(source: Leaf, target: Leaf, dims: tuple[int, ...]) -> Fit:
 def _shaped(match: Match, facts: Facts) -> Fit:
     source, target = match.source, match.target
     options, slot = facts.options, target.keys[0]
-    grids = option_for(options.grids, target) or told_grids(source, target, facts.sides)
+    grids = option_for(options.grids, target) or stated_grids(source, target, facts.sides)
     said = _requested_fit(source, target, options)
     if said is not None:
         return said
@@ -176,7 +176,7 @@ def _shaped(match: Match, facts: Facts) -> Fit:
         return moved
     groups = facts.slots[slot].groups
     resized = resized_fit(source, target, first_conv=is_stem, channels=channels, kernel=kernel, groups=groups)
-    return told_of_shrinking(resized, source, target, options)
+    return with_note_on_shrinking(resized, source, target, options)
 
 
 def _step(match: Match, piece: Piece, fit: Fit, facts: Facts) -> Step:
@@ -240,7 +240,7 @@ ORPHANED = "the weight of the layer that it belongs to does not fit, so it may b
 
 
 def orphaned_biases(matches: Sequence[Match], steps: Mapping[str, Step]) -> dict[str, Match]:
-    """Return slot -> match of what is left of layers whose weight fits nowhere, where no name says that they are the same.
+    """Return slot -> match of biases whose weight fits nowhere, unless names say that the layer is the same one.
 
     A layer of another size that took its place is another layer; its bias means nothing without its weight. Nor is it
     the same, whatever it is called, where one weighs single channels, as norms do, and the other mixes them.
@@ -256,7 +256,7 @@ def orphaned_biases(matches: Sequence[Match], steps: Mapping[str, Step]) -> dict
     return {
         m.target.keys[0]: m for m in whole
         if m.source.owner in lost and m.target.role == "bias" and m.target.keys[0] not in empty
-        if m.source.owner in others or _own(m.source) != _own(m.target)
+        if m.source.owner in others or _layer_words(m.source) != _layer_words(m.target)
     }  # fmt: skip
 
 
@@ -264,7 +264,7 @@ TURNED = "its bias does not fit, so it may be a layer of another kind, or one th
 
 
 def without_biases(matches: Sequence[Match], steps: Mapping[str, Step]) -> dict[str, Step]:
-    """Return the steps, in doubt, of matrices and kernels that go over whole while the bias of their layer is of another size.
+    """Return the steps, in doubt, of matrices and kernels that fit while the bias of their layer doesn't.
 
     A transposed convolution has a kernel of the sizes of a convolution with its inputs and outputs exchanged.
     """
@@ -285,7 +285,7 @@ def without_biases(matches: Sequence[Match], steps: Mapping[str, Step]) -> dict[
 
 
 def kept_fresh(step: Step) -> Step:
-    """Return the step of a slot that is left fresh for that reason."""
+    """Return the step of a slot that stays fresh as an orphaned bias."""
     return Step(slot=step.slot, why=Why(Ground.SHAPE, ORPHANED, step.why.evidence))
 
 
@@ -293,7 +293,7 @@ def _mixes(weight: Leaf) -> bool:
     return len(weight.shape) > 1
 
 
-def _own(leaf: Leaf) -> list[str]:
+def _layer_words(leaf: Leaf) -> list[str]:
     """Return what a layer is called by itself: its last word, and the numbers behind it, which say nothing without it."""
     parts = leaf.owner.split(".")
     words = [at for at, part in enumerate(parts) if not part.isdecimal()]

@@ -16,8 +16,8 @@ from torchgraft.core.plan import Action, Certainty, Plan, Step
 from torchgraft.core.specs import Shape
 
 LOW = 0.5
-# So many tensors, and this share of those of one name, must differ by more than their rows before the file is said to be of
-# another variant: heads of other classes differ in rows, a stem or a position table is one or two tensors.
+# The file is said to be of another variant from so many tensors on, and this share of those with equal names, that differ in
+# more than their rows: heads of other classes differ in rows, a stem or a position table is one or two tensors.
 FEW, SHARE = 3, 0.1
 ANOTHER_FILE = "build the model with the sizes of the file, or take the file of this variant"
 
@@ -66,7 +66,7 @@ def _numbered(plan: Plan) -> str:
 
 
 def _placed(plan: Plan, share: float, kept: int, placed: int) -> str:
-    """Return how much of both sides finds a place: a share of the model's elements, but for those `kept` fresh, by so many steps."""
+    """Return in words how much of both sides finds a place; elements that the caller keeps fresh are left out of the share."""
     if placed == 0:
         return f"nothing of the checkpoint finds a place in the model (0 of {tensors(len(plan.steps))})"
     asked = " that aren't kept fresh" if kept else ""
@@ -82,7 +82,7 @@ def _is_kept(step: Step) -> bool:
 
 
 def other_variant(plan: Plan) -> str:
-    """Return that many tensors of one name differ in more than their rows and stay unfilled, "" where they don't."""
+    """Return in words that many tensors of equal names differ in more than rows, "" where few do."""
     if not any(map(_is_open, plan.steps)):
         return ""
     shared = _namesakes(plan)
@@ -141,7 +141,7 @@ def _with_ends(name: str) -> list[str]:
 
 
 def _sizes(plan: Plan, variant: str) -> str:
-    """Return that the file is of another `variant`, or how many tensors of one name, but for what stands before it, differ in shape."""
+    """Return in words that the file is of another `variant`, or how many tensors of like names differ in shape."""
     if variant:
         return f"; {variant}"
     known = {end for key in plan.source_specs for end in _with_ends(key)}

@@ -1,4 +1,4 @@
-"""Numbered lists of which whole members are left over that are like others, which are used."""
+"""Numbered lists that lose whole members: some are left over that are built like others, which are used."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Cut(NamedTuple):
     size: int
     left: tuple[int, ...]
 
-    def told(self, one: str, more: str) -> str:
+    def words(self, one: str, more: str) -> str:
         """Return which members are left over, with the verb for one or for more."""
         return f"number {self.left[0]} {one}" if len(self.left) == 1 else f"numbers {runs_words(self.left)} {more}"
 
@@ -29,7 +29,7 @@ class Cut(NamedTuple):
 def cut_lists(
     specs: Mapping[str, TensorSpec], left_over: Collection[str], used: Collection[str]
 ) -> dict[Cut, list[str]]:
-    """Return the lists of which whole members are left over that are like others, which are used; in file order.
+    """Return the lists that lose whole members, in file order: those left over are built like others, which are used.
 
     A list is named as `layers=` takes it: by its path, or as `layer{i}` where members have their numbers in their names.
     """
@@ -50,7 +50,7 @@ def cut_lists(
 
 @dataclass(slots=True)
 class _Module:
-    """What lies in a module: `kind` is equal where all names and shapes are. Some of it is used; not all of it left over."""
+    """What lies in a module. `kind` is equal where all names and shapes are; `is_used`: some of it is; `is_taken`: not all is left over."""
 
     tensors: dict[str, Shape] = field(default_factory=dict)
     parts: dict[str, int] = field(default_factory=dict)

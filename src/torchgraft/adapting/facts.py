@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
+from torchgraft.adapting.context import PlanContext
 from torchgraft.adapting.fit import Fit
-from torchgraft.adapting.inputs import PlanInputs
 from torchgraft.adapting.options import Options
 from torchgraft.adapting.orientation import MATRIX_TABLES, ORDERS, WEIGHTS, Layout, read_layout
 from torchgraft.adapting.positions import Side, read_side
@@ -44,7 +44,7 @@ class Facts:
     architecture: str
 
 
-def gather_facts(matching: Matching, specs: Mapping[str, TensorSpec], target: Target, inputs: PlanInputs) -> Facts:
+def gather_facts(matching: Matching, specs: Mapping[str, TensorSpec], target: Target, context: PlanContext) -> Facts:
     """Return the facts that single tensors can't show: orientation, prefix tokens, which convolution is the first.
 
     `specs` and `target` are the sides as they were matched.
@@ -58,19 +58,19 @@ def gather_facts(matching: Matching, specs: Mapping[str, TensorSpec], target: Ta
     return Facts(
         specs=specs,
         slots={slot.name: slot for slot in target.slots},
-        options=inputs.options,
+        options=context.options,
         layout=layout,
         sides=(
-            replace(read_side(leaves[0]), grids=inputs.source_grids),
+            replace(read_side(leaves[0]), grids=context.source_grids),
             replace(read_side(leaves[1]), grids=target.grids),
         ),
         first_convs=first_convolutions(matches, leaves),
         keyed=frozenset(m.target.keys[0].rpartition(".")[0] for m in matches if _has_keys(m.target)),
         flattened=behind_maps(leaves[1]) if layout.kernel in ORDERS and not layout.plain_kernels else {},
-        network=inputs.network,
+        network=context.network,
         library=target.library,
         vocabularies=changed_vocabularies(matches),
-        architecture=inputs.architecture,
+        architecture=context.architecture,
     )
 
 
@@ -111,7 +111,7 @@ def _in_step(matches: Sequence[Match]) -> bool:
 
 
 def behind_maps(leaves: Iterable[Leaf]) -> dict[str, int]:
-    """Return slot -> channels of the maps that it may take flattened, for the first matrix behind each convolution.
+    """Return slot -> channels, for each first matrix behind a convolution: it may take the flattened maps of so many.
 
     `leaves` are the model's. Columns for flattened maps are a multiple of the channels that the convolution gives.
     """

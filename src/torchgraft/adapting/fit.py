@@ -171,7 +171,7 @@ def _kernel(source: Leaf, target: Leaf, layout: Layout) -> Fit | None:
 
 
 def _kernel_by_role(source: Leaf, target: Leaf, layout: Layout) -> Fit:
-    """Return how a kernel fits as it is, and in another order as well: what it is called tells, where no other kernel does."""
+    """Return how a kernel fits whose axes fit in several orders: other kernels tell, else its name."""
     a = source.shape
     last = KERNEL_LAYOUTS.get(len(a), ((),))[0]
     if layout.kernel == DISPUTED and any(permuted(a, dims) == a for dims in KERNEL_LAYOUTS.get(len(a), ())):
@@ -265,7 +265,7 @@ def _disputed(turned: int, straight: int, plain_kernels: int) -> Fit:
 
 
 def _turned(source: Leaf, target: Leaf, layout: Layout) -> Fit:
-    """Return how a matrix fits that fits only turned: in doubt where most beside it aren't, as it may be another layer."""
+    """Return how a matrix fits that fits only transposed: in doubt where most beside it aren't, as it may be another layer."""
     text = "stored [in, out], the model keeps [out, in]" if target.kind == "Linear" else "stored transposed"
     turned, straight = layout.within.get(last_list(target.name)[0], (0, 0))
     if 0 < straight >= turned and source.role == target.role and None in (source.turned, target.turned):
@@ -277,7 +277,7 @@ def _turned(source: Leaf, target: Leaf, layout: Layout) -> Fit:
 
 
 def _as_known(source: Leaf, target: Leaf) -> Fit:
-    """Return how a square matrix fits of which it is known on both sides how it is stored."""
+    """Return how a square matrix fits where both sides are known to be stored in one way."""
     if source.turned == target.turned:
         return Fit(())
     fused = source.part or target.part
@@ -285,7 +285,7 @@ def _as_known(source: Leaf, target: Leaf) -> Fit:
 
 
 def _by_role(roles: Container[str]) -> Fit:
-    """Return how a square matrix fits of which only what it is called on either side says how it is stored."""
+    """Return how a square matrix fits where only its name, on either side, says how it is stored."""
     if "kernel" in roles:
         return Fit((Transpose(),), f"stored [in, out], {IN_OUT}", certainty=Certainty.LIKELY)
     return Fit((), SQUARE_W, certainty=Certainty.DOUBT) if "w" in roles else UNCHANGED

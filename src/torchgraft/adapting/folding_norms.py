@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from torchgraft.adapting.norm_pairs import EPS, NormPair, norm_pairs, owned
+from torchgraft.adapting.norm_pairs import EPS, NormPair, norm_pairs, roles_by_module
 from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.grounds import Ground
 from torchgraft.core.plan import Certainty, Doubt, Feed, Op, Step, Unused, Why, least_certain
@@ -108,7 +108,7 @@ def fold_norms(specs: Mapping[str, TensorSpec], target: Target, eps: float | Non
         UsageError: there is none behind a layer of as many channels.
     """
     kept = [name for slot in target.slots for name in slot.names if name.endswith(".running_var")]
-    owners, told = owned(specs), norm_pairs(specs)
+    owners, told = roles_by_module(specs), norm_pairs(specs)
     found = [
         Fold(
             pair=pair, keys=frozenset(f"{owner}.{role}" for owner in (pair.layer, pair.norm) for role in owners[owner])

@@ -140,7 +140,7 @@ def lora_steps(network: Network, target: Target, scales: Scales, names: Names) -
 
 
 def _expect_places(shown: Mapping[str, Adapter], places: Mapping[str, str]) -> None:
-    """Raise UsageError where an adapter of a network that the model is has no place in it."""
+    """Raise UsageError where an adapter for this model has no place in it; those for other networks are left alone."""
     lost = {stem: adapter.stem for stem, adapter in shown.items() if stem not in places}
     known = {_network(shown[stem].stem) for stem in places} or {_network(own) for own in lost.values()}
     if not any(_network(own) in known for own in lost.values()):
@@ -175,8 +175,8 @@ def _trained_modules(specs: Mapping[str, TensorSpec], target: Target, network: s
     return steps
 
 
-def told_as_trained(unused: tuple[Unused, ...], steps: Iterable[Step]) -> tuple[Unused, ...]:
-    """Return unused tensors, with what a module was before it was trained as a whole told so, where the trained one is used."""
+def with_reason_of_training(unused: tuple[Unused, ...], steps: Iterable[Step]) -> tuple[Unused, ...]:
+    """Return unused tensors; those of a module before it was trained as a whole get that as their reason."""
     before = [one for one in unused if _BEFORE in one.spec.name]
     fed = [feed.key for step in steps for feed in step.feeds] if before else []
     stems = tuple(found["stem"] + _BEFORE for key in fed if (found := _TRAINED.fullmatch(key)))
@@ -187,7 +187,7 @@ def told_as_trained(unused: tuple[Unused, ...], steps: Iterable[Step]) -> tuple[
 
 
 def doubted_where_tied(step: Step, name: str, target: Target) -> Step:
-    """Return the step, in doubt where the weight also serves a module of another kind, which had no adapter."""
+    """Return the step, in doubt where the weight is tied to a module of another kind, which had no adapter."""
     kind = target.classes.get(name.rpartition(".")[0])
     others = [other for other in step.slot.names if target.classes.get(other.rpartition(".")[0]) != kind]
     if not others:
@@ -242,7 +242,7 @@ def adapters_in(specs: Mapping[str, TensorSpec]) -> list[Adapter]:
 
 
 def _expect_no_more(stems: AbstractSet[str], specs: Mapping[str, TensorSpec], taken: Container[str]) -> None:
-    """Raise UsageError where a module that the file holds nothing but an adapter of has a tensor that is no part of one."""
+    """Raise UsageError where a module with an adapter, and without a weight in the file, has further tensors."""
     for key in specs if stems else ():
         at = -1 if key in taken else key.find(".")
         while at >= 0:
@@ -312,7 +312,7 @@ def _step(adapter: Adapter, slot: Slot, network: Network, scales: Scales) -> Ste
 
 @dataclass(frozen=True, slots=True)
 class Merging:
-    """What is to be read of an adapter, and the op that adds it to a weight; its rank, and what the op doesn't tell of its scale."""
+    """What is read of an adapter, and the op that adds it to a weight; its rank, and where its scale is from."""
 
     feeds: tuple[Feed, ...]
     op: Op
@@ -347,7 +347,7 @@ def merge_of(adapter: Adapter, base: TensorSpec, network: Network, scales: Scale
 
 
 def _magnitude_dim(key: str, specs: Mapping[str, TensorSpec]) -> int:
-    """Return which dimension of a weight has a magnitude for each of its indices: 0, or 1 of what LyCORIS trains by input channels.
+    """Return the dimension of a weight along which magnitudes are kept: 0, or 1 where LyCORIS trains by input channels.
 
     PEFT has [out], and [1, out, 1, 1] of convolutions; LyCORIS [out, 1, ...], or [1, in, ...].
     """

@@ -1,4 +1,4 @@
-"""Adapters beside the weights that they belong to, in one file: seen as the weights alone, which are merged where they are read.
+"""Adapters in one file with their weights: matched as the weights alone, and merged as these are read.
 
 So they go wherever their weights do: into a model with other names, with fewer layers, with layers stored another way.
 """

@@ -44,7 +44,7 @@ def stated_eps(asked: float) -> float | None:
     return None if asked is True else float(asked)
 
 
-def owned(specs: Iterable[str]) -> dict[str, list[str]]:
+def roles_by_module(specs: Iterable[str]) -> dict[str, list[str]]:
     """Return what tensors each module has, by its path and the last segments of their names, in the order of the file."""
     owners: dict[str, list[str]] = {}
     for key in specs:
@@ -66,7 +66,7 @@ def norm_pairs(specs: Mapping[str, TensorSpec]) -> NormPairs:
     layers first and then its norms: bn1 is conv1's also behind conv2. Where all norms of a module stand before the layers of
     their names, as in DenseNet, names say nothing of the layers behind which they are.
     """
-    owners = owned(specs)
+    owners = roles_by_module(specs)
     sides = _Sides(specs, owners, {owner for owner, roles in owners.items() if is_norm(roles)})
     found = [NormPair(layer, norm, by_name) for norm in sides.norms for layer, by_name in sides.before(norm)]
     claimed = Counter(pair.layer for pair in found)
@@ -110,7 +110,7 @@ class _Sides:
         return [layer for layer in self._beside.get(parent_of(norm), ()) if self._fit(layer, norm)]
 
     def _told(self, twins: Sequence[tuple[str, str]]) -> dict[str, str]:
-        """Return norm -> the layer that is called as it is, without those of modules whose norms stand before such layers."""
+        """Return norm -> the layer of the same name, left out where norms of the same module stand before their layers."""
         if sum(self._side(twin, norm) for twin, norm in twins) < 0:
             return {}
         behind = {parent_of(norm) for twin, norm in twins if not self._is_later(twin, norm)}
@@ -120,7 +120,7 @@ class _Sides:
         return self._ordered and self._at[layer] > self._at[norm]
 
     def _ahead(self, norm: str) -> str | None:
-        """Return the layer right before a norm, None where order doesn't tell: of several layers with several norms behind them."""
+        """Return the layer right before a norm, None where order doesn't tell: several layers, then several norms."""
         at = self._at[norm]
         layer = self._places[at - 1] if self._ordered and at else ""
         if layer not in self._layers or not self._fit(layer, norm):
@@ -161,5 +161,5 @@ class _Sides:
 
 
 def _which(name: str) -> tuple[str, ...]:
-    """Return the words that tell a module from others of its kind: of `conv_a` and of `bn_a` what is behind the kind."""
+    """Return the words that tell a module from others of its kind: `a` of `conv_a` and of `bn_a`."""
     return tuple(word for word in words(name) if word not in _KINDS)

@@ -44,7 +44,7 @@ def objections_to(plan: Plan) -> tuple[Objection, ...]:
 
 
 def _partial(plan: Plan) -> Iterator[Objection]:
-    """Files of one of several processes: parameters that lie elsewhere are empty, or all of them are one flat tensor."""
+    """The file of one of several processes: parameters that others hold are empty, or all are one flat tensor."""
     flat = tuple(key for key in plan.source_specs if "flat_param" in key and FLATTENED & set(key.split(".")))
     if flat:
         yield Objection(
@@ -83,7 +83,7 @@ def _adapters(plan: Plan) -> Iterator[Objection]:
 
 
 def _rotary(plan: Plan) -> Iterator[Objection]:
-    """Names of one convention on one side and of the other one on the other: the rows may be in another order."""
+    """The two sides name queries and keys by different conventions: the rows may be in another order."""
     names = []
     for step in plan.steps:
         own = step.slot.owner
@@ -117,7 +117,7 @@ def _doubt(plan: Plan) -> Iterator[Objection]:
         fed = [feed.key for s in steps for feed in s.feeds]
         source = f" <- {listed(fed, 3)}" if fed and tuple(fed) != names else ""
         fact = f"{listed(names)}{source} {'is' if len(steps) == 1 else 'are'} in doubt: {text}{hint}"
-        patterns = patterns_of(names, _filled(plan))
+        patterns = patterns_of(names, _filled_names(plan))
         if patterns:
             fact = fact.replace("grow_rows=)", f"grow_rows={patterns})")
         way_out = _which_layers(plan, steps) + _way_out(text, patterns, steps, _as_read(plan, steps))
@@ -127,10 +127,10 @@ def _doubt(plan: Plan) -> Iterator[Objection]:
 
 
 def _which_layers(plan: Plan, steps: Iterable[Step]) -> str:
-    """Return what says which layers of the file are meant, "" unless a longer list of it, of which one is not used, has two for
-    one of the model.
+    """Return the argument that says which layers of the file are meant, "" where the doubt is none about layers of a longer list.
 
-    Where all members are used, two lists of the model may be one of the file.
+    It is one where two members of a list of the file could be the same layer, the model's list is shorter, and not all
+    members are used: else two lists of the model may be one of the file.
     """
     for step in steps:
         if not (step.feeds and step.alternatives and step.alternatives[0].keys):
@@ -140,13 +140,13 @@ def _which_layers(plan: Plan, steps: Iterable[Step]) -> str:
         ours = _list_there(step.slot.name, key.count(".") - path.count("."))
         theirs = _members(path, plan.source_specs)
         here = _members(ours, (one.slot.name for one in plan.steps))
-        if path and ours and theirs > here and theirs > _members(path, _used(plan)):
+        if path and ours and theirs > here and theirs > _members(path, _used_keys(plan)):
             return f"layers= says which {here} of the file's {theirs} in {printable(path)} are meant; or "
     return ""
 
 
 def _list_there(name: str, inside: int) -> str:
-    """Return the path of the list in a name whose member is so many segments from its end; else of the last one in it."""
+    """Return the path of the list whose number is `inside` segments from the end of a name; else of the last list in it."""
     segments = name.split(".")
     if inside < len(segments) and segments[-inside].isdecimal():
         return ".".join(segments[:-inside])
@@ -154,7 +154,7 @@ def _list_there(name: str, inside: int) -> str:
 
 
 def _list_apart(one: str, other: str) -> str:
-    """Return the path of the list of which two names mean the same part of two members, "" where they don't."""
+    """Return the path of the list in whose number alone two names differ, "" where they differ otherwise."""
     a, b = one.split("."), other.split(".")
     apart = [at for at, pair in enumerate(zip(a, b, strict=False)) if pair[0] != pair[1]]
     if len(a) != len(b) or len(apart) != 1 or not (a[apart[0]].isdecimal() and b[apart[0]].isdecimal()):
@@ -167,20 +167,20 @@ def _members(path: str, names: Iterable[str]) -> int:
     return len({name[len(path) + 1 :].partition(".")[0] for name in names if name.startswith(f"{path}.")})
 
 
-def _used(plan: Plan) -> Iterator[str]:
+def _used_keys(plan: Plan) -> Iterator[str]:
     """Yield the keys of the file that feed something."""
     return (feed.key for step in plan.steps for feed in step.feeds)
 
 
-def _filled(plan: Plan) -> Iterator[str]:
+def _filled_names(plan: Plan) -> Iterator[str]:
     """Yield the names of all slots that don't stay fresh anyway."""
     return (name for step in plan.steps if step.action is not Action.FRESH for name in step.slot.names)
 
 
 def _as_read(plan: Plan, steps: Iterable[Step]) -> Mapping[str, str]:
-    """Return rules of `rename` that say of what is in doubt that it is as it was read; none where few rules can't.
+    """Return rules of `rename` that confirm what is in doubt as it was read; none where that takes many of them.
 
-    A rule is for all that the file has under a name, so all of that must be in doubt.
+    A rule is for everything that the file has under a name, so all of that must be in doubt.
     """
     rules: dict[str, str] = {}
     fed = set()
@@ -215,7 +215,7 @@ def _way_out(text: str, patterns: Sequence[str], steps: Sequence[Step], rules: M
         return f"or {fresh}, or {take}" if readable else f"or {fresh}"
     if not readable:
         return fresh
-    # whether the other readings are of other tensors (True), or of the same ones in another layout (False)
+    # for each other reading: is it of other tensors (True), or of the same ones in another layout (False)?
     apart = {
         set(other.keys).isdisjoint(feed.key for feed in step.feeds) for step in steps for other in step.alternatives
     }
@@ -252,7 +252,7 @@ def _missing(plan: Plan) -> Iterator[Objection]:
     names = tuple(s.slot.name for s in plan.fresh if s.why.rule != Ground.USER_RULE)
     if names:
         refused = plan.policy.verdict("missing") is Verdict.REFUSE
-        patterns = patterns_of(names, _filled(plan)) if refused else []
+        patterns = patterns_of(names, _filled_names(plan)) if refused else []
         remedy = f"if that is meant, say fresh={patterns}" if patterns else "name them in fresh= if that is meant"
         yield Objection(
             "missing",

@@ -162,7 +162,7 @@ def _order_of(kernels: Sequence[Match]) -> tuple[str | None, int]:
 
 
 def _shown_by_biases(specs: Mapping[str, TensorSpec]) -> tuple[str | None, int]:
-    """Return the order with the outputs last where the biases of kernels show them there and nowhere first, and how many as in torch.
+    """Return the order with outputs last where biases of kernels show that and none shows another, and how many kernels are as in torch.
 
     Of kernels that find a place none shows it: those of as many inputs as outputs as positions.
     """
@@ -178,7 +178,7 @@ def _shown_by_biases(specs: Mapping[str, TensorSpec]) -> tuple[str | None, int]:
 
 
 def shown_by_bias(specs: Mapping[str, TensorSpec], told: Container[str]) -> Iterator[tuple[str, bool]]:
-    """Yield the matrices that their bias tells and that aren't told otherwise, each with whether it is stored [in, out]."""
+    """Yield the matrices whose orientation only their bias shows, each with whether it is stored [in, out]."""
     for key, spec in specs.items():
         if len(spec.shape) != 2 or key in told:
             continue

@@ -240,7 +240,7 @@ def _may_be_lines(rows: tuple[int, int], file: Layout, model: Layout, sides: tup
     return not (told or file[0] or model[0] or file[1] == model[1])
 
 
-def told_grids(source: Leaf, target: Leaf, sides: tuple[Side, Side]) -> tuple[Grid, Grid] | None:
+def stated_grids(source: Leaf, target: Leaf, sides: tuple[Side, Side]) -> tuple[Grid, Grid] | None:
     """Return the grids of two tables of as many positions where modules of both sides tell one each, else None: 4x6 and 6x4."""
     if not (sides[0].grids and sides[1].grids and is_position_table(target)) or len(target.shape) < 2:
         return None
@@ -267,7 +267,7 @@ def _layout(rows: int, side: Side) -> Layout | None:
 def _grids_wanted(
     name: str, rows: tuple[int, int], layouts: tuple[Layout | None, Layout | None], sides: tuple[Side, Side]
 ) -> str:
-    """Return what is seen of both sides, and how to say what isn't: of two squares that with fewer rows before it may be none."""
+    """Return in words what is seen of both grids, and which argument states them."""
     seen = [_shown(*one) for one in zip(rows, layouts, sides, strict=True)]
     fewest = min((one[0] for one in layouts if one), default=0)
     known = [one[1] if one and (None in layouts or one[0] > fewest) else ("height", "width") for one in layouts]

@@ -30,7 +30,7 @@ def over_ranks(steps: Sequence[Step], ranks: Ranks) -> tuple[Step, ...]:
 
 
 def rank_note(plan: Plan, ranks: Ranks | None) -> str:
-    """Return what is said of tensors left over of which nothing tells how the ranks share them; "" for none."""
+    """Return a note on unused tensors that ranks share in an unknown way; "" where there are none."""
     left = [u.spec.name for u in plan.unused if ranks and not u.quiet and not ranks.shares[u.spec.name].known]
     if not left:
         return ""

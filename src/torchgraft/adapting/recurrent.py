@@ -1,4 +1,4 @@
-"""Cells of recurrent layers: what is fed to a cell and what it keeps are weighed together, and rows are gates in an order."""
+"""Cells of recurrent layers: each cell has a matrix for its input and one for its state, whose rows are gates in some order."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ def _offsets(height: int, width: int) -> int:
 
 
 def _is_prime(number: int) -> bool:
-    """Whether a square of this side is the only window with as many offsets."""
+    """Whether only a square window has as many offsets as one of this side."""
     return number > 1 and all(number % n for n in range(2, isqrt(number) + 1))
 
 

@@ -22,10 +22,16 @@ MOST_TENSORS = 3
 
 def remarks(plan: Plan, is_picked: Callable[[str], bool] = lambda _: False) -> tuple[str, ...]:
     """Return the notes on a plan; `is_picked` says of a list of layers whether the caller picked among them."""
-    return (*_shorter(plan, is_picked), *_tied(plan), *_twins(plan), *_behind_fresh(plan), *_other_norms(plan))
+    return (
+        *_shorter_lists(plan, is_picked),
+        *_untied_tables(plan),
+        *_fresh_twins(plan),
+        *_norms_behind_fresh(plan),
+        *_other_norms(plan),
+    )
 
 
-def _shorter(plan: Plan, is_picked: Callable[[str], bool]) -> Iterator[str]:
+def _shorter_lists(plan: Plan, is_picked: Callable[[str], bool]) -> Iterator[str]:
     """Yield which lists have more members on one side than on the other, where the rest are like those that go over.
 
     Where the caller said which layer goes where, nothing needs to be said.
@@ -52,18 +58,18 @@ def _shorter(plan: Plan, is_picked: Callable[[str], bool]) -> Iterator[str]:
     for cut, lists in in_file.items():
         if cut not in in_model:
             yield (
-                f"{listed(lists)}: the file has {cut.size} layers, of which {cut.told('is', 'are')} not used "
+                f"{listed(lists)}: the file has {cut.size} layers, of which {cut.words('is', 'are')} not used "
                 "(layers= picks others)"
             )
     for cut, lists in in_model.items():
         if cut not in in_file:
             yield (
-                f"{listed(lists)}: the model has {cut.size} layers, of which {cut.told('stays', 'stay')} "
+                f"{listed(lists)}: the model has {cut.size} layers, of which {cut.words('stays', 'stay')} "
                 "fresh (layers= repeats those of the file, init= starts them as the identity)"
             )
 
 
-def _tied(plan: Plan) -> Iterator[str]:
+def _untied_tables(plan: Plan) -> Iterator[str]:
     """Yield output layers that stay fresh beside a loaded embedding of their shape, or the other way round.
 
     Only the longest table is meant: a head for two classes is no table of two kinds of tokens.
@@ -84,7 +90,7 @@ def _tied(plan: Plan) -> Iterator[str]:
             )
 
 
-def _twins(plan: Plan) -> Iterator[str]:
+def _fresh_twins(plan: Plan) -> Iterator[str]:
     """Yield parts of the model that stay fresh and are built like one that the file fills: a second branch, a teacher.
 
     Blocks and single layers are often built alike, and mean nothing by it.
@@ -138,7 +144,7 @@ def _alike(one: Mapping[str, Step], other: Mapping[str, Step]) -> bool:
     return 10 * apart <= len(one)
 
 
-def _behind_fresh(plan: Plan) -> Iterator[str]:
+def _norms_behind_fresh(plan: Plan) -> Iterator[str]:
     """Yield norms whose statistics come from the file while the layer before them starts fresh.
 
     What lies within a layer is a part of it, and no layer before.

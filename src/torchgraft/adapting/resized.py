@@ -86,7 +86,7 @@ def _channels(old: int, size: int, rule: str) -> Fit:
 
 
 def _unasked(fit: Fit, a: Shape, b: Shape) -> Fit:
-    """Return how a kernel gets other input channels unasked: of three timm keeps the first; of others nobody knows which.
+    """Return how a kernel gets other input channels unasked: timm's rule for three of them, doubt for others.
 
     Where it has one, and as many as outputs in the model, it may as well be one for each channel alone.
     """

@@ -56,7 +56,7 @@ def with_preferences(plan: Plan, preferences: Preferences) -> Plan:
 
 
 def _with_skipped(before: Plan, after: Plan) -> tuple[Unused, ...]:
-    """Return the unused sources, with those whose slots are now left fresh, and second names of such."""
+    """Return the unused sources, with those whose slots stay fresh now, and with their second names."""
     why = Why(Ground.DOUBT, "the tensor that it would fill is left fresh for doubt")
     old, new = ({(f.network, f.key) for step in plan.steps for f in step.feeds} for plan in (before, after))
     lost = [

@@ -19,7 +19,7 @@ def is_named(owner: str) -> bool:
 
 
 def names_differ(*owners: str) -> bool:
-    """Whether paths of projections, or of layers in them, have names of both conventions: if they turn in pairs, it is in two ways."""
+    """Whether paths of projections, or of layers in them, have names of both conventions: their rotary pairs would differ."""
     ends = {part for owner in owners for part in owner.rsplit(".", 2)[-2:]}
     return bool(ends & PAIRED and ends & HALVED)
 

@@ -38,7 +38,7 @@ def row_fit(source: Leaf, target: Leaf, options: Options) -> Fit | None:
     return None
 
 
-def told_of_shrinking(fit: Fit, source: Leaf, target: Leaf, options: Options) -> Fit:
+def with_note_on_shrinking(fit: Fit, source: Leaf, target: Leaf, options: Options) -> Fit:
     """Return the fit of a table; where the caller lets it grow and it has fewer rows in the model, say that this cuts nothing."""
     a, b = source.shape, target.shape
     if fit.ops is not None or a[1:] != b[1:] or not a or a[0] <= b[0] or option_for(options.grow_rows, target) is None:

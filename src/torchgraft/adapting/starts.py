@@ -42,7 +42,7 @@ def init_steps(slots: Sequence[Slot], init: Mapping[str, str]) -> dict[str, Step
 
 
 def _why(slot: Slot, kind: str) -> Why:
-    """Return the ground of a start: no norm but those of batches is the identity, whatever its weights are."""
+    """Return the ground of a start, which warns of norms: except batch norms none is the identity, whatever its weights are."""
     normalises = kind == "identity" and "norm" in slot.kind.lower() and "batchnorm" not in slot.kind.lower()
     said = "at ones and zeros, as you said, and still normalises" if normalises else f"{WORDS[kind]}, as you said"
     return Why(Ground.USER_RULE, f"starts {said}")

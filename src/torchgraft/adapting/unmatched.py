@@ -32,7 +32,7 @@ def fresh_step(slot: Slot, is_fresh: Callable[[str], bool], is_zero: Callable[[s
 
 @dataclass(frozen=True, slots=True)
 class SecondNames:
-    """Names of the file for what another has: `shared` maps those of one tensor to its first, `repeats` those of equal values."""
+    """Second names in the file: `shared` maps names of one tensor to its first, `repeats` those of tensors of equal values."""
 
     shared: Mapping[str, str] = field(default_factory=dict)
     repeats: Mapping[str, str] = field(default_factory=dict)
@@ -44,7 +44,7 @@ class SecondNames:
         """Return the first name of what a key holds."""
         return self.repeats.get(key) or self.shared.get(key, key)
 
-    def told(self, key: str, used: str) -> str:
+    def reason(self, key: str, used: str) -> str:
         """Return why a key isn't needed beside another one that is used."""
         one = self.shared.get(key, key) == self.shared.get(used, used)
         return f"another name of {used}: one tensor in the file" if one else f"holds the same values as {used}"
@@ -107,7 +107,7 @@ class _Reasons:
             return Why(Ground.ALIAS, f"another name of {slot.name}, fed by {used}"), used
         again = self.fed.get(self.second.first(key)) if self.fed else None
         if again is not None:
-            return Why(Ground.ECHO, self.second.told(key, again)), again
+            return Why(Ground.ECHO, self.second.reason(key, again)), again
         if key in self.rejected:
             return Why(Ground.SHAPE, self.rejected[key]), ""
         if key in self.taken:
@@ -144,7 +144,7 @@ def _reasons(
 
 
 def without_dead_statistics(unused: Iterable[Unused], target: Target) -> tuple[Unused, ...]:
-    """Return unused tensors; nobody needs to hear of what torch before 0.4 wrote for instance norms, which never used it.
+    """Return unused tensors, the statistics of instance norms quiet: torch before 0.4 wrote them, and never used them.
 
     Statistics that were used go with a counter of batches. Such a norm without them is a module without any tensors, often.
     """
@@ -177,7 +177,7 @@ def _names_in_file(step: Step, most: tuple[str, str]) -> set[str]:
 
 
 def _prefixes_of_most(steps: Iterable[Step]) -> tuple[str, str]:
-    """Return what most keys and names of slots begin with, each, before what they have in common."""
+    """Return the prefixes that most keys and most slot names have before their common end."""
     found = Counter(_prefixes(step.feeds[0].key, step.slot.name) for step in steps if len(step.feeds) == 1)
     return found.most_common(1)[0][0] if found else ("", "")
 

@@ -23,7 +23,7 @@ from torchgraft.core.dtypes import DType
 from torchgraft.core.plan import Action, Step
 from torchgraft.core.specs import Source, TensorSpec
 from torchgraft.core.system.checksums import crc32
-from torchgraft.core.written import SMALL, Run, Written
+from torchgraft.core.written import SMALL, Written, WrittenBatch
 
 if TYPE_CHECKING:
     import torch
@@ -194,8 +194,8 @@ class Batches:
         ends = list(pairwise(accumulate(batch.sizes, initial=0)))
         view = data.data
         checksums = [crc32(view[start:stop], 0) for start, stop in ends]
-        run = Run(batch.names, batch.tensors, batch.addresses, batch.sizes, checksums)
-        self._written.runs.append(run)
+        written = WrittenBatch(batch.names, batch.tensors, batch.addresses, batch.sizes, checksums)
+        self._written.batches.append(written)
         if self._findings.checks_finite and count_nonfinite(data, batch.dtype):
             for step, (start, stop) in zip(batch.steps, ends, strict=True):
                 if nonfinite := count_nonfinite(data[start:stop], batch.dtype):
@@ -231,7 +231,7 @@ class Batches:
 
 
 def _together(batches: Sequence[Batch]) -> Iterator[list[Batch]]:
-    """Yield as many batches at a time as are no larger than one may be: in the file, those of several types take turns."""
+    """Yield batches in groups that together are no larger than one may be: in the file, those of several types take turns."""
     some: list[Batch] = []
     size = 0
     for batch in batches:

@@ -124,7 +124,7 @@ class Casts:
         return kinds, raw
 
     def _look_for_zeros(self, step: Step, read: Bytes, kinds: _Kinds) -> None:
-        """Note whether anything of a slot is left after its cast, and whether anything became zero; mostly its beginning tells."""
+        """Note whether a cast left anything but zeros in a slot, and whether it made some; mostly the beginning tells."""
         name = step.slot.name
         if name in self._left:
             return
@@ -171,7 +171,7 @@ def _samples(part: Part, read: Bytes, kinds: _Kinds) -> list[Sample]:
 
 
 def _cast(read: Bytes, kinds: _Kinds) -> torch.Tensor:
-    """Return values as those of the slot."""
+    """Return values cast to the slot's type."""
     import torch
 
     values = as_tensor(read, kinds.given)

@@ -120,7 +120,7 @@ def chunks(transfers: Sequence[Transfer], most: int) -> Iterator[Chunk]:
 
 
 def _limits(transfer: Transfer, most: int) -> tuple[Hashable, int, int, int]:
-    """Return what a chunk with bytes of `transfer` has in common, its most bytes, and how many bytes of the file become how many."""
+    """Return what all of a chunk with `transfer` must share, its most bytes, and the sizes of an element in file and slot."""
     if transfer.on_device:
         return transfer.value.device, min(most, SENT), 1, 1
     if transfer.row:
@@ -133,7 +133,7 @@ def _limits(transfer: Transfer, most: int) -> tuple[Hashable, int, int, int]:
 
 
 def sampled(total: int, done: int, size: int) -> Iterator[tuple[int, int]]:
-    """Yield what is compared after writing of `size` bytes that come after `done` others of `total`: counted from their own first."""
+    """Yield the ranges that are compared after writing within `size` bytes from byte `done` on of `total`, counted from there."""
     for low, high in sample_ranges(total):
         start, stop = max(low, done), min(high, done + size)
         if start < stop:

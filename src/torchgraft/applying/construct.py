@@ -41,7 +41,7 @@ class Constructor:
     """Makes a model again with values for some of its parameters alone: those that its code gives them."""
 
     def __init__(self, factory: Callable[[], nn.Module], order: Mapping[str, int]) -> None:
-        """Remember by name as the how-many-th each parameter of the model was registered."""
+        """Remember by name the number under which each parameter of the model was registered."""
         self._factory = factory
         self._order = order
 

@@ -248,7 +248,7 @@ class Execution:
             initialised=initialised,
             bytes_read=self._bytes_read,
             bytes_written=self._bytes_written,
-            mapped=self._mapped.told(prefaulted=self._manner.placement.prefault)
+            mapped=self._mapped.summary(prefaulted=self._manner.placement.prefault)
             if self._manner.placement.mmap
             else None,
             undo_bytes=self._undo.size,

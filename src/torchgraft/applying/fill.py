@@ -89,7 +89,7 @@ def is_all_zero(values: torch.Tensor) -> bool:
 
 
 def count_lost(given: torch.Tensor, cast: torch.Tensor) -> int:
-    """Return how many finite numbers became infinite or NaN, or integers changed. Rounding of other numbers is no loss in this sense."""
+    """Return how many finite numbers became infinite or NaN, and how many integers changed; rounding of floats is no loss here."""
     import torch
 
     source, target = DType.of(str(given.dtype)), DType.of(str(cast.dtype))

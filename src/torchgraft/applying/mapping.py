@@ -1,4 +1,4 @@
-"""Which slots of a model on meta become views of the file, and what keeps the others from it."""
+"""Which slots of a model on meta become views of the file, and why the others don't."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class MappedSlots:
         for value in self.values.values():
             yield value.data_ptr(), value.numel() * value.element_size()
 
-    def told(self, *, prefaulted: bool) -> Mapped:
+    def summary(self, *, prefaulted: bool) -> Mapped:
         """Return what the report says of them."""
         return Mapped(slots=tuple(self.values), nbytes=self.size, prefaulted=prefaulted, owned=dict(self.others))
 

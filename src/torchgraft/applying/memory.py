@@ -84,7 +84,7 @@ def fresh(size: int, least: int = 0) -> mmap.mmap:
 
 
 def aligned(size: int) -> Bytes:
-    """Return fresh memory that begins at the border of a huge page: else up to a thousand small ones stand around few huge ones."""
+    """Return fresh memory that begins at the border of a huge page, so that no thousand small pages surround few huge ones."""
     memory = np.frombuffer(fresh(size + HUGE, _WORTH_HUGE), np.uint8)
     first = -int(memory.ctypes.data) % HUGE
     return memory[first : first + size]
@@ -97,7 +97,7 @@ class Scratch:
         self._own = threading.local()
 
     def take(self, size: int, purpose: str = "") -> Bytes:
-        """Return `size` bytes of the calling thread: what lies there is what it left."""
+        """Return `size` bytes that belong to the calling thread, with whatever it left there."""
         mine: dict[str, Bytes] = self._own.__dict__
         found = mine.get(purpose)
         if found is None or found.size < size:

@@ -180,7 +180,7 @@ def _row(step: Step) -> int:
 
 
 def to_keep(moves: Sequence[Move | Batch], way: UndoWay) -> list[Move | Batch]:
-    """Return those whose old values are kept: all, none, or as many as fit into KEPT bytes, the smallest first."""
+    """Return the moves whose old values are kept: all, none, or as many as fit into KEPT bytes, the smallest first."""
     real = [move for move in moves if move.old]
     if way == "keep":
         return real

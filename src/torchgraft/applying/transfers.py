@@ -18,8 +18,8 @@ from torchgraft.core.plan import Action, Step
 from torchgraft.core.specs import Piece, Source
 from torchgraft.core.written import Written
 
-# Bytes at a time of what is read and looked at: in the cache that cores share, and what most large tensors are a multiple of.
-# Less wakes other threads too often.
+# Bytes that are read and looked at in one go: they stay in the cache that cores share, and most large tensors are a multiple.
+# Fewer would wake other threads too often.
 LOOKED_AT = 4 << 20
 MOVED = 16 << 20  # of what is only moved
 SHARES = 16  # at least so many, if they aren't too small, so that threads end at about the same time
@@ -64,7 +64,7 @@ class Transfers:
         self._first.start(_shared(transfers, LOOKED_AT))
 
     def finish(self, between: Callable[[], None]) -> None:
-        """Work along until the first pass is done; `between` is called now and then, and may raise."""
+        """Work, too, until the first pass is done; `between` is called now and then, and may raise."""
         self._first.finish(between)
         self._copiers.wait()
         for network, key in self._parted:

@@ -33,7 +33,7 @@ class Workers:
             self._threads.append(thread)
 
     def finish(self, between: Callable[[], None] | None = None) -> None:
-        """Work along until everything is done; `between` is called now and then, and may raise.
+        """Work, too, until everything is done; `between` is called now and then, and may raise.
 
         Raises:
             Exception: what the first failing chunk raised, with the names of its first and last slot as a note.

@@ -110,10 +110,10 @@ def did_you_mean(said: str, known: Iterable[str], *, cutoff: float = 0.5) -> str
 
     `cutoff` is the least likeness, 0 to 1, as difflib counts it.
     """
-    return one_of(get_close_matches(said, dict.fromkeys(known), n=3, cutoff=cutoff))
+    return suggestion(get_close_matches(said, dict.fromkeys(known), n=3, cutoff=cutoff))
 
 
-def one_of(near: Iterable[str]) -> str:
+def suggestion(near: Iterable[str]) -> str:
     """Return the same for names that were found in another way."""
     shown = " or ".join(repr(printable(name, 80)) for name in near)
     return f"; did you mean {shown}?" if shown else ""

@@ -42,7 +42,7 @@ def memory_range(tensor: Tensor) -> tuple[str, int, int] | None:
 
 
 class TakenMemory:
-    """The memory of some tensors, as ranges of which none overlap."""
+    """The memory of some tensors, as ranges that don't overlap."""
 
     def __init__(self, tensors: Iterable[Tensor]) -> None:
         self._taken: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 _AN = re.compile(r"[aeioAEIO]|[uU]n(?!i)|nd|[AEFHILMNORSX][A-Z]")
 
 
-def said_by(given: object, name: str) -> object:
+def entry_or_attribute(given: object, name: str) -> object:
     """Return an entry of a mapping, or an attribute of another object; None where there is none.
 
     None, too, where the object raises, whatever it is: some configurations do for what has a value per layer, or for an

@@ -342,7 +342,7 @@ class Plan(Shown):
         )
 
     def _elements_left_out(self) -> int:
-        """Return how many elements none of the steps takes of source tensors of which they take parts."""
+        """Return how many elements no step takes, of source tensors that are used in part."""
         parts: defaultdict[str, set[tuple[Picked, ...]]] = defaultdict(set)
         for step in self.steps if self.adapted else ():
             for feed in step.feeds:
@@ -359,7 +359,7 @@ class Plan(Shown):
 
 
 def _elements_in(spec: TensorSpec, parts: set[tuple[Picked, ...]]) -> int:
-    """Return how many elements are in some of several parts of a tensor; all where that can't be told from the parts."""
+    """Return how many elements several parts of a tensor have together; all of them where the parts don't tell."""
     axes = {picked.dim for part in parts for picked in part}
     if () in parts or (len(parts) > 1 and len(axes) > 1):
         return spec.numel

@@ -56,7 +56,7 @@ class Part:
 
 
 def tally(parts: tuple[Part, ...], unproved: tuple[str, ...] = ()) -> list[str]:
-    """Return of how many tensors a proof is, how many of them by which means, and which are not proved, each in words."""
+    """Return in words how many tensors are proved, how many by each means, and which are not."""
     by_means = {means: found for means in Means if (found := [part for part in parts if part.means is means])}
     proved = len({slot for part in parts for slot in part.slots})
     if len(by_means) == 1 and not unproved:
@@ -77,7 +77,7 @@ def _all(count: int) -> str:
 
 
 def _by(means: Means, parts: list[Part]) -> str:
-    """Return by which means some parts are proved, where, and how near both sides are."""
+    """Return in words by which means parts are proved, where, and how near both sides are."""
     words = _HOW[means]
     if means in (Means.PLACE, Means.APART):
         names = list(dict.fromkeys(part.module or OWN for part in parts))
@@ -118,7 +118,7 @@ class Proof:
 
     @property
     def complete(self) -> bool:
-        """Whether every tensor that was placed is proved, by some means: of the whole that says nothing, `passed` does."""
+        """Whether every tensor that was placed is proved by some means; `passed` is about the whole models."""
         return bool(self.parts) and not self.unproved
 
     @property

@@ -1,4 +1,4 @@
-"""Whether tensors come in the order in which a model registers them, or in one that says nothing of the model.
+"""Whether tensors come in the order in which a model registers them, or in another, such as that of the alphabet.
 
 The safetensors library sorts each file by type and then by name; h5py, Flax and many programs sort by name. In what torch
 itself saves, a module's tensors stand together, its weight before its bias, members of a list in the order of their numbers,

@@ -294,7 +294,7 @@ def pieces_of(source: Source, network: str, spec: TensorSpec, size: int = 4 << 2
 
 
 class SourceOver:
-    """The part of a Source that all have which show another one in another way, piece by piece through `read_into`."""
+    """What sources have in common that show another source in another way: all reading goes through `read_into`."""
 
     def __init__(self, source: Source) -> None:
         self._source = source

@@ -21,7 +21,7 @@ class Sample(NamedTuple):
     checksum: int
 
 
-class Run(NamedTuple):
+class WrittenBatch(NamedTuple):
     """Slots that were read side by side: their names, the tensors that were written to, where each lies in memory with how
     many bytes, and the CRC-32 of each, taken before they were written.
     """
@@ -37,14 +37,14 @@ class Run(NamedTuple):
 class Written:
     """By slot: `digests`, the CRC-32 of values that were computed, and `samples` of bytes that were read beforehand.
 
-    `compared`: those of which every byte was compared as soon as it was written. `runs`: many small ones together.
+    `compared`: those of which every byte was compared as soon as it was written. `batches`: many small ones together.
     `mapped`: views of the file. Nothing was written, so nothing is known of their values.
     """
 
     digests: dict[str, int] = field(default_factory=dict)
     samples: dict[str, list[Sample]] = field(default_factory=dict)
     compared: set[str] = field(default_factory=set)
-    runs: list[Run] = field(default_factory=list)
+    batches: list[WrittenBatch] = field(default_factory=list)
     mapped: set[str] = field(default_factory=set)
 
 

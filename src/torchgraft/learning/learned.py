@@ -1,4 +1,4 @@
-"""Learning a conversion, and what can be done with what was learned: run it, keep it, turn it round."""
+"""Learning a conversion, then running it, keeping it and turning it round."""
 
 from __future__ import annotations
 

@@ -263,7 +263,7 @@ def _flattened(origins: Origins, axes: Sequence[int]) -> Moves | None:
 def _split_off_constant(
     constant: NDArray[np.bool_], values: NDArray[np.float64]
 ) -> tuple[Ids, int, list[tuple[int, int]], float] | None:
-    """Return which indices along which dimension are not constant, the blocks that are, and their one value.
+    """Return the dimension, its indices that are not constant, the blocks that are, and their one value.
 
     `constant` says of each element whether it is one. None where constants are no whole indices, or several values.
     """

@@ -38,7 +38,7 @@ class Digit:
 
 
 def view_ops(places: Ids, shape: Shape, *, picks: bool = True) -> tuple[Op, ...] | None:
-    """Return the ops that give a tensor of places in C order, shaped `shape`, the form of `places`, which has some; None if there are none.
+    """Return the ops that fetch `places` (numbers of elements in C order) from a tensor of `shape`; None if no few do.
 
     `picks` allows indices in any order. The result was run, and is right.
     """
@@ -95,7 +95,7 @@ def _is_sum(places: Ids, first: int, tables: Sequence[Ids]) -> bool:
 
 
 def _factors(table: Ids, depth: int = DEEPEST) -> list[tuple[int, int]] | None:
-    """Return (count, step) from outside in whose sums the table is; None where steps are no growing ones."""
+    """Return (count, step) of nested loops, the outermost first, that give the table; None where its steps don't nest."""
     size = len(table)
     if size == 1:
         return []
@@ -172,7 +172,7 @@ def _split_at(digits: list[Digit], bound: int) -> list[Digit]:
 
 
 def _with_ones(digits: Sequence[Digit], shape: Shape) -> list[Digit]:
-    """Return the digits with the source's dimensions of size one in their places, where all the others are there, too."""
+    """Return the digits with the source's dimensions of size one put back, where all its other dimensions are there."""
     wide = [digit for digit in digits if digit.size > 1]
     if tuple(digit.size for digit in wide) != tuple(size for size in shape if size > 1):
         return wide
@@ -212,6 +212,6 @@ def _as_ops(digits: list[Digit], shape: Shape, sizes: Shape) -> tuple[Op, ...]:
 
 
 def _moves(dims: Sequence[int], counts: Sequence[int]) -> bool:
-    """Return whether this order of dimensions is another one as far as those with more than one index go."""
+    """Return whether the order of dimensions with more than one index changes."""
     wide = [d for d in dims if counts[d] > 1]
     return wide != sorted(wide)

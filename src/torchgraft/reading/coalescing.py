@@ -41,7 +41,7 @@ class _Wanted(NamedTuple):
 
 
 def spot_of(tensor: StoredTensor) -> Spot | None:
-    """Return where a tensor lies; None for one that is made of the file's bytes, or is checked in a way of its own."""
+    """Return where a tensor lies; None for one whose bytes are converted, or checked in a way of their own."""
     size = prod(tensor.shape) * tensor.dtype.itemsize
     found = _place_of(tensor, size)
     return Spot(found[0], found[1], size, *found[2:]) if found else None
@@ -114,7 +114,7 @@ def _read_stretches(file: CheckpointFile, stretches: Sequence[tuple[int, int, in
 def read_together(
     pieces: Sequence[tuple[Spot | None, Piece]], read_alone: Callable[[str, str, memoryview, int], None]
 ) -> None:
-    """Fill the buffer of each piece; `read_alone` does so for one whose bytes don't lie plainly in a file."""
+    """Fill the buffer of each piece; `read_alone` reads one that needs more than a copy of bytes."""
     run: list[_Wanted] = []
     for spot, (network, key, start, buffer) in pieces:
         size = len(buffer)

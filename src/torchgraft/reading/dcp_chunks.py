@@ -28,9 +28,9 @@ class Chunk:
     held: Window | TensorView
 
     @property
-    def place(self) -> tuple[int, int]:
+    def position(self) -> tuple[int, int]:
         """File number and offset."""
-        return self.held.place if isinstance(self.held, TensorView) else self.held.place(0)
+        return self.held.position if isinstance(self.held, TensorView) else self.held.position(0)
 
 
 def check_cover(shape: tuple[int, ...], chunks: Sequence[Chunk], bad: Callable[[str], CheckpointError]) -> None:
@@ -82,9 +82,9 @@ class ChunkedTensor(StoredTensor):
     views: dict[int, StoredTensor] = field(default_factory=dict)
 
     @property
-    def place(self) -> tuple[int, int]:
+    def position(self) -> tuple[int, int]:
         """File number and offset of the first chunk."""
-        return self.chunks[0].place if self.chunks else (0, 0)
+        return self.chunks[0].position if self.chunks else (0, 0)
 
     def fill(self, buffer: memoryview, start: int) -> None:
         if len(self.chunks) == 1:

@@ -109,7 +109,7 @@ def _file(path: str, opened: OpenFiles) -> Contents:
 
 
 def _ranks_beside(path: str) -> int:
-    """Return of how many tensor-parallel ranks a file or folder is one, by its name and those beside it; 0 where it is none."""
+    """Return how many tensor-parallel ranks there are, by its name and those beside it, where a file or folder is one; else 0."""
     from torchgraft.reading.sharded import rank_names
 
     if not rank_names([os.path.basename(path), "mp_rank_00"])[1:]:

@@ -94,7 +94,7 @@ def is_safetensors(head: bytes) -> bool:
 
 
 def _nearly_safetensors(head: bytes) -> bool:
-    """Whether it is best called a broken safetensors file: a length that may be false, and what could begin a JSON table."""
+    """Whether it is best reported as a broken safetensors file: a length, right or not, then what may begin a JSON table."""
     if not any(head[:8]) or _LINES.fullmatch(head[:8]):
         return False
     return head[8:9] == b"{" or (head[4:8] == bytes(4) and head[8:9] in (b" ", b"\xef"))

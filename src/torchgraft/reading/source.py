@@ -43,7 +43,7 @@ class OpenedCheckpoint:
         return {os.path.realpath(file.path): file.stamp for file in files if file.fd >= 0}  # not what was given open
 
     def position(self, network: str, key: str) -> tuple[int, int]:
-        return self._tensor(network, key).place
+        return self._tensor(network, key).position
 
     def read(self, network: str, key: str) -> Tensor:
         import torch
@@ -96,7 +96,7 @@ class OpenedCheckpoint:
 
     def unchecked(self) -> dict[tuple[int, int], Record]:
         records = (record for tensor in self.tensors() for record in tensor.records())
-        return {record.place: record for record in records if record.partial}
+        return {record.position: record for record in records if record.partial}
 
     def tensors(self) -> Iterator[StoredTensor]:
         """Yield the tensors of all networks."""
@@ -114,7 +114,7 @@ class OpenedCheckpoint:
         return made
 
     def lent(self) -> Self:
-        """Return the same checkpoint for somebody who would close it: its files stay open.
+        """Return the same checkpoint with a `close` that leaves its files open.
 
         Raises:
             UsageError: they are closed already.
@@ -145,7 +145,7 @@ class OpenedCheckpoint:
             raise UsageError(f"{self.origin}: no tensor {printable(key)!r} in network {printable(network)!r}") from None
 
     def _spot(self, network: str, key: str) -> Spot | None:
-        """Return where a tensor lies plainly in a file; kept, as most are read in parts, and twice."""
+        """Return where a tensor lies in a file as it is wanted; kept, as most are read in parts, and twice."""
         try:
             return self._spots[network, key]
         except KeyError:

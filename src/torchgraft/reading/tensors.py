@@ -26,7 +26,7 @@ MAX_EXPANSION = 64
 class StoredTensor(ABC):
     """One tensor of a checkpoint: shape and element type are known, its bytes come on request.
 
-    `identity` is what two tensors share when they are the very same memory, None where that can't be; `place` is the
+    `identity` is what two tensors share when they are the very same memory, None where that can't be; `position` is the
     file number and the offset.
     """
 
@@ -42,7 +42,7 @@ class StoredTensor(ABC):
 
     @property
     @abstractmethod
-    def place(self) -> tuple[int, int]:
+    def position(self) -> tuple[int, int]:
         """File number and offset."""
 
     @abstractmethod
@@ -59,7 +59,7 @@ class StoredTensor(ABC):
         return
 
     def records(self) -> Iterable[RecordBytes]:
-        """Return the records with a checksum that the tensor lies in, as far as they were looked up."""
+        """Return the records with a checksum that the tensor lies in, those that were looked up so far."""
         return ()
 
 
@@ -72,7 +72,7 @@ class Bytes(Protocol):
         ...
 
     @property
-    def place(self) -> tuple[int, int]:
+    def position(self) -> tuple[int, int]:
         """File number and offset of its first byte."""
         ...
 
@@ -90,8 +90,8 @@ class FileBytes:
     nbytes: int
 
     @property
-    def place(self) -> tuple[int, int]:
-        return self.window.place(self.offset)
+    def position(self) -> tuple[int, int]:
+        return self.window.position(self.offset)
 
     def fill(self, buffer: memoryview, start: int) -> None:
         self.window.read_into(buffer, self.offset + start)
@@ -102,7 +102,7 @@ class MemoryBytes:
     """Bytes that are in memory already, because they stood inside a pickle."""
 
     data: bytes
-    place: tuple[int, int] = (0, 0)
+    position: tuple[int, int] = (0, 0)
 
     @property
     def nbytes(self) -> int:
@@ -122,8 +122,8 @@ class JoinedBytes:
         self.nbytes = sum(part.nbytes for part in parts)
 
     @property
-    def place(self) -> tuple[int, int]:
-        return self.parts[0].place if self.parts else (0, 0)
+    def position(self) -> tuple[int, int]:
+        return self.parts[0].position if self.parts else (0, 0)
 
     def fill(self, buffer: memoryview, start: int) -> None:
         done = 0
@@ -155,8 +155,8 @@ class TensorView(StoredTensor):
         return (id(self.source), self.offset, self.shape, self.strides, self.dtype)
 
     @property
-    def place(self) -> tuple[int, int]:
-        number, offset = self.source.place
+    def position(self) -> tuple[int, int]:
+        number, offset = self.source.position
         return number, offset + self.offset
 
     def fill(self, buffer: memoryview, start: int) -> None:
@@ -238,7 +238,7 @@ class HeldTensor(StoredTensor):
         self.number = number
 
     @property
-    def place(self) -> tuple[int, int]:
+    def position(self) -> tuple[int, int]:
         """The order in which the tensors were given."""
         return 0, self.number
 
@@ -313,8 +313,8 @@ class SignFlipped(StoredTensor):
         return (self.inner.identity, self.conj, self.neg)
 
     @property
-    def place(self) -> tuple[int, int]:
-        return self.inner.place
+    def position(self) -> tuple[int, int]:
+        return self.inner.position
 
     def records(self) -> Iterable[RecordBytes]:
         return self.inner.records()

@@ -26,7 +26,7 @@ Data = dict[str, object]
 
 
 def plain(value: object) -> Any:
-    """Return `value` as JSON has it: dataclasses as tables of their fields, sequences as lists, what it has no word for as text."""
+    """Return `value` as JSON has it: dataclasses as tables of their fields, sequences as lists, all else as text."""
     if value is None or isinstance(value, (bool, int)):
         return value
     if isinstance(value, Enum):

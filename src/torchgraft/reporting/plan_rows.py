@@ -150,7 +150,7 @@ def _enclosing_modules(name: str) -> list[str]:
 
 
 def _with_spans(one: Fold, rows: Mapping[tuple[str, Sizes | None], Sequence[Row]]) -> Fold:
-    """Return a fold of rows of any sizes with the sizes that its rows have."""
+    """Return a fold of rows that differ in sizes, its shape given as spans of sizes."""
     blanks = cycle(one.shapes)
     members = [rows[names[0], next(blanks)] for names in one.expand()]
     width = len(one.leaves)

@@ -136,7 +136,7 @@ def _likely_words(steps: Sequence[Step]) -> str:
 
 
 def _swapped(step: Step) -> tuple[str, str]:
-    """Return the beginnings of both names before what they have in common, the file's first; texts without numbers only."""
+    """Return what both names begin with before their common end, the file's first; nothing where it has numbers."""
     theirs, ours = without_common_end(step.feeds[0].key, step.slot.name)
     pair = f"{theirs}.", f"{ours}."
     plain = step.certainty is Certainty.CERTAIN and theirs and ours and not any(map(str.isdecimal, theirs + ours))
@@ -144,7 +144,7 @@ def _swapped(step: Step) -> tuple[str, str]:
 
 
 def _prefix_words(step: Step, swaps: Container[tuple[str, str]]) -> str:
-    """Return in words what a name-only match does to the names: a prefix fewer, more, or another one of `swaps`; else nothing."""
+    """Return in words how a match by names alone changes their prefix: less, more, or one of `swaps` for another; else ""."""
     if step.why.rule not in NAME_ONLY_RULES:
         return ""
     key = step.feeds[0].key

@@ -38,11 +38,11 @@ class Asked:
 
     target: Target
     source: Source
-    told: Callable[[], str]
+    words: Callable[[], str]
 
 
 class OneProcess:
-    """Who holds the model: this process alone. With several every call is collective, and fails in all where it does in one."""
+    """This process holds the model alone. The calls of `ManyProcesses` are collective, and fail in all or none."""
 
     def in_all(self, work: Callable[[], T]) -> T:
         """Return what `work` gives in this process, once it has given something in all.
@@ -85,7 +85,7 @@ class ManyProcesses(OneProcess):
 
     def plan_once(self, work: Callable[[], Plan], asked: Asked) -> Plan:
         """Return the plan that `work` makes in the first process, once all are known to see and to be asked for the same."""
-        self._group.expect_same(_digest([asked.told()]), "other arguments")
+        self._group.expect_same(_digest([asked.words()]), "other arguments")
         self._group.expect_same(_digest(asked.target.slots), "another model")
         self._group.expect_same(_digest(network.specs for network in asked.source.networks), "another checkpoint")
         values = self._group.in_all(lambda: values_digest(asked.source))
@@ -172,7 +172,7 @@ def _compare(record: Record, parts: Sequence[Partial]) -> None:
 
 
 def own_share(model: Walk, whole: Share) -> tuple[Share, int]:
-    """Return what this process will have to do, and bytes that it takes beside that: for tensors that one makes for all.
+    """Return what this process will have to do, and the bytes that it takes to make tensors whole for all.
 
     Raises:
         UsageError: a tensor is spread in a way that is not boxes.

@@ -8,7 +8,7 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from torchgraft.core.dtypes import DType
 from torchgraft.core.errors import UsageError
 from torchgraft.core.layout import NO_MEMORY, identity_of
-from torchgraft.core.objects import said_by
+from torchgraft.core.objects import entry_or_attribute
 from torchgraft.core.places import Place, Walk, walk_of
 from torchgraft.core.specs import Setting, Slot, Target, TensorSpec
 from torchgraft.core.system.fast_objects import collector_paused, maker
@@ -144,7 +144,7 @@ def _is_linear(module: Module) -> bool:
 
 
 def _identity(tensor: Tensor) -> Hashable:
-    """Return what two tensors share when they are one storage seen the same way; on meta no memory tells storages apart."""
+    """Return a key that is equal for tensors that are one storage seen the same way; on meta memory doesn't tell."""
     if (found := identity_of(tensor)) is not None:
         return found
     try:
@@ -259,7 +259,7 @@ def head_counts(walked: Iterable[tuple[str, Module]]) -> dict[str, int]:
 def _count(given: object) -> int | None:
     """Return the number that a module's own entries, or a configuration's (properties and aliases, too), tell."""
     for name in NAMES:
-        count = said_by(given, name)
+        count = entry_or_attribute(given, name)
         if isinstance(count, int) and not isinstance(count, bool) and count > 0:
             return count
     return None

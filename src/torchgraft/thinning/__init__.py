@@ -1,4 +1,4 @@
-"""Large models with few kinds of layers: planned for a few members of each list, and said of all.
+"""Large models with few kinds of layers: planned for a few members of each list, then for all like them.
 
 Members of a numbered list that have the same tensors, shapes and modules are one question, however many they are: 256 experts
 in each of 61 layers are three matrices asked for 15,616 times. `thinned` leaves a few members of each long run of such

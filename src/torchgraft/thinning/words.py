@@ -31,7 +31,7 @@ class Template:
 
     @property
     def gist(self) -> tuple[object, ...]:
-        """What two texts have in common that say the same, but for shares of what was compared."""
+        """What texts have in common that say the same, up to figures of how much was compared."""
         return (self.levels, *[_SHARE.sub("%", piece) for piece in self.pieces])
 
 

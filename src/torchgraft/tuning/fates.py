@@ -183,7 +183,7 @@ def _part(known: Rows) -> tuple[Fate, Rows | None]:
 
 
 def _fate_by_rows(step: Step, written: Rows, before: tuple[Fate, Rows | None]) -> tuple[Fate, Rows | None]:
-    """Return the fate of a tensor of which a step writes some rows, and whose fate was `before` that."""
+    """Return the fate of a tensor after a step that writes some of its rows; `before` is its fate until then."""
     fate, part = before
     known = step.known or written
     if fate in (Fate.FRESH, Fate.CONSTANT):

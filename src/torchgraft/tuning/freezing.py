@@ -228,7 +228,7 @@ def _stop_gradient(tensor: ModelTensor) -> Callable[[], None]:
 
 
 def _sharing_memory_with_trained(found: TensorFates, frozen: set[int]) -> dict[str, str]:
-    """Return the parameters that are frozen, and change all the same with one that shares their memory and goes on learning."""
+    """Return the frozen parameters that change all the same, as they share memory with one that is trained."""
     out: dict[str, str] = {}
     for pair in sharing_memory(found.parameters):
         for tensor, other in (pair, pair[::-1]):
@@ -261,7 +261,7 @@ def _modules_to_keep_in_eval(
 
 
 def _fully_frozen_modules(found: TensorFates, frozen: set[int], moving: Sequence[str]) -> list[str]:
-    """Return the outermost modules that are part of what is frozen as a whole, and hold no statistics that are to move."""
+    """Return the outermost modules that are frozen as a whole and hold no statistics that go on changing."""
     with_moving = {path for name in moving for path in around(name)}
     out: list[str] = []
     whole: set[str] = set()

@@ -142,7 +142,7 @@ def _grouped(trained: list[tuple[ModelTensor, int]], rates: _Rates, without_deca
 
 
 def depths(names: Sequence[str]) -> tuple[int, ...]:
-    """Return how deep in a model each name stands; `names` are in registration order. The greatest is the last unit's.
+    """Return the depth of each name in the model, the last unit the deepest; `names` are in registration order.
 
     Parameters belong to *units*: a name's path up to its first number (`encoder.layer.3` for
     `encoder.layer.3.output.dense.weight`), which count upwards as the model registers them. Everything without a number

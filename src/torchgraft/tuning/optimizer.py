@@ -139,7 +139,7 @@ def _choose(
 
 
 def _holds_empty_state(facts: Mapping[str, object]) -> bool:
-    """Whether what lies beside the weights is what an optimizer gives that keeps nothing of any parameter."""
+    """Whether the state beside the weights is that of an optimizer that keeps nothing for its parameters."""
     several = [one for fact in facts.values() for one in (fact if isinstance(fact, list) else [fact])]
     return any(isinstance(one, dict) and one.get("param_groups") and one.get("state") == {} for one in several)
 
@@ -274,7 +274,7 @@ def _reason_for_fresh(parameter: _Parameter, stored: StoredOptimizer, stored_num
 
 
 class _StateProbe:
-    """What an optimizer keeps for a parameter, found out by a step of its like on a parameter of its own."""
+    """What an optimizer keeps for a parameter, found out by one step of a copy on a stand-in parameter."""
 
     def __init__(self, kind: Callable[..., Optimizer]) -> None:
         self._kind = kind

@@ -170,7 +170,7 @@ def _names_in_checkpoint(names: Sequence[str], parameters: Mapping[str, Shape]) 
 
 
 def _by_order(stored: StoredOptimizer, shapes: Sequence[Shape]) -> list[str]:
-    """Return the number of each parameter, if one way only deals them out to the groups."""
+    """Return the number of each parameter, if there is only one way to deal them out to the groups."""
     if len(stored.groups) == 1:
         return list(stored.groups[0])
     ways = interleavings(stored.groups, shapes, lambda who, shape: _fits_shape(stored, who, shape))

@@ -1,4 +1,4 @@
-"""Where two recordings part: the first operation whose result the other run has nothing like, and that never recovers.
+"""Where two recordings part: the first operation whose result is nowhere in the other run, and never recovers.
 
 Two implementations of one network take other paths to the same values: fused or split projections, another order of
 scaling and adding. So an operation without a counterpart is no fault as long as something that was made of its result
@@ -21,7 +21,7 @@ from torchgraft.core.results.recording import Fingerprint, Operation, Recording,
 ROUNDING = {"float64": 1e-11, "float32": 2e-6, "float16": 4e-3, "bfloat16": 3e-2}
 GROWTH = 30.0
 LIMIT = 500.0
-# Where nothing differs by more than rounding and outputs do, it is looked for more finely, in such steps, down to the least.
+# Where outputs differ and no operation does by more than rounding, the tolerance shrinks by this factor, down to the least.
 FINER = 8.0
 FINEST = 1e-12
 # Operations whose results say little of what they were made of: random numbers, comparisons, positions, whole numbers.
@@ -35,7 +35,7 @@ _WHOLE_TYPES = ("torch.int", "torch.uint", "torch.bool", "torch.long")
 
 
 def is_distinctive(value: Value) -> bool:
-    """Whether a value depends on the model's inputs and isn't one number throughout, as others are by chance."""
+    """Whether a value depends on the model's inputs and isn't one number throughout: others agree by chance."""
     return value.live and value.fingerprint is not None and not value.fingerprint.is_plain
 
 
@@ -91,7 +91,7 @@ class Matches:
         return {number: tuple(targets) for number, targets in out.items()}
 
     def first_divergence(self, modules: Mapping[str, str], known_wrong: int | None = None) -> DivergencePoint | None:
-        """Return where the runs part, None where neither has an operation of no counterpart.
+        """Return where the runs part, None where every operation has a counterpart.
 
         `modules` maps the target's modules to the source's. `known_wrong` is an operation of the target at which the runs
         part unless they do so before.
@@ -105,7 +105,7 @@ class Matches:
         return DivergencePoint(self._counterpart(target[0], source, modules), target[0])
 
     def until_they_part(self, modules: Mapping[str, str]) -> Matches:
-        """Return these matches, or where the runs part in none of them, the least fine ones in which they do, if there are any."""
+        """Return these matches if the runs part in them; else the coarsest finer ones in which they do, if any."""
         found = self
         while found._rounding > FINEST and found.first_divergence(modules) is None:
             found = Matches(self.source, self.target, found._rounding / FINER)
@@ -137,7 +137,7 @@ class Matches:
 
 
 def _frontier(recording: Recording, matched: Container[int]) -> list[int]:
-    """Return operations on activations, in order, whose results never recover while all that they are made of does."""
+    """Return operations on activations, in order, whose inputs recover and whose results don't."""
     values = recording.values
     results = _results(recording)
     recovered = _recovered(recording, matched, results)
@@ -163,7 +163,7 @@ def _results(recording: Recording) -> list[tuple[int, ...]]:
 
 
 def _recovered(recording: Recording, matched: Container[int], results: list[tuple[int, ...]]) -> set[int]:
-    """Return the values that the other run has, and those of which something was made that it has.
+    """Return the values that the other run has, and those from which such values were made.
 
     Values of one number throughout agree by chance: nothing follows from them for what they were made of. Nor does it from
     random numbers of the same shape, or from `x > 0`: what goes into such operations alone is recovered with their results.
@@ -190,7 +190,7 @@ def _forgets(operation: Operation) -> bool:
 
 
 def _producer(recording: Recording, number: int, matched: Container[int]) -> int:
-    """Return the operation that computed what a picking one picks from, where its result as a whole has no match."""
+    """Return the operation that computed the tensor that is picked from, where that has no match as a whole."""
     operation = recording.operations[number]
     while family(operation.name) == "pick":
         whole = operation.inputs[0]

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from torchgraft.core.objects import said_by
+from torchgraft.core.objects import entry_or_attribute
 from torchgraft.core.places import modules
 from torchgraft.verifying.tracing.capture import can_run
 
@@ -101,7 +101,7 @@ def forward_parameters(module: nn.Module) -> dict[str, bool]:
 
 
 def _main_inputs(*models: nn.Module) -> Iterator[torch.Tensor]:
-    """Yield main inputs, by layers that say what they take: those of the first kind that is there come first."""
+    """Yield main inputs, by layers that say what they take, the kinds of layers in the order of the models."""
     draw = torch.Generator().manual_seed(SEED)
     every = [module for model in models for _, module in modules(model)]
     for kind in dict.fromkeys(kind for kind in map(_kind, every) if kind):
@@ -126,7 +126,7 @@ def _tensors_of_kind(kind: str, module: Any, every: list[nn.Module], draw: torch
 
 
 def _images(module: Any, every: list[nn.Module]) -> Iterator[tuple[int, ...]]:
-    sizes = [said_by(m, "img_size") or said_by(m, "image_size") for m in every]
+    sizes = [entry_or_attribute(m, "img_size") or entry_or_attribute(m, "image_size") for m in every]
     stated = [s if isinstance(s, int) else s[0] for s in sizes if isinstance(s, (int, tuple))]
     for channels in dict.fromkeys((module.in_channels, 3, 1)):  # the layer registered first need not run first
         yield from ((2, channels, size, size) for size in (*stated, *SIZES))

@@ -16,8 +16,7 @@ from torchgraft.core.values import agreeing
 TOLERANCES = {"float64": 1e-9, "float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}
 # From this magnitude on an entry that both sides hold bit for bit is taken for a fill, such as -1e9 where a mask is.
 FILL = 5000.0
-# Of how many entries a part of an output consists at least whose own size is looked at: of fewer all may be near zero by
-# chance.
+# A part of an output is looked at by itself from so many entries on: fewer may all be near zero by chance.
 FEWEST = 4
 
 
@@ -135,7 +134,7 @@ def max_difference(source: Tensor, target: Tensor) -> tuple[float, float]:
 
 
 def faint_difference(name: str, source: Tensor, target: Tensor, tolerance: float) -> str:
-    """Return which part of outputs that agree as a whole differs by much of its own size, as scores beside boxes may; "" if none.
+    """Return the part of an output that differs though the whole agrees: small scores beside large boxes, say; "" if none.
 
     A part is all that has one number along an axis. Much is the root of the tolerance, far above what rounding leaves.
     """

@@ -11,7 +11,6 @@ from torchgraft.core.errors import UsageError
 from torchgraft.core.formatting import listed
 from torchgraft.core.places import places
 from torchgraft.core.results.verification import Cause, Divergence, OutputComparison, Verification
-from torchgraft.verifying.arguments import VerifyRequest
 from torchgraft.verifying.divergence import ROUNDING, Matches, is_distinctive
 from torchgraft.verifying.explaining import explain
 from torchgraft.verifying.explaining.planned_values import PlannedValues
@@ -19,6 +18,7 @@ from torchgraft.verifying.explaining.settings import ComparedSettings, compare_s
 from torchgraft.verifying.outputs import TOLERANCES, coarsest_dtype, compare_output, faint_difference, pair_outputs
 from torchgraft.verifying.proving import ProofByParts
 from torchgraft.verifying.proving.agreements import Tolerance
+from torchgraft.verifying.request import VerifyRequest
 from torchgraft.verifying.tracing import Run, record_run
 
 # Up to this many times the rounding of one operation, outputs of two implementations are taken as equal.

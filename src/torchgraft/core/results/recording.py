@@ -64,7 +64,7 @@ class Fingerprint:
         return abs(self.order - other.order) > rounding * sqrt(max(self.squares, other.squares))
 
     def multiple_of(self, other: Fingerprint) -> float | None:
-        """Return the number that `other` is to be multiplied by to get this one, None where there is none but 1 or 0."""
+        """Return the factor between `other` and this one, None where there is none, or it is 1 or 0."""
         figures = self._figures(), other._figures()
         if (
             self.is_plain

@@ -28,7 +28,7 @@ class OutputComparison:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Site:
-    """One operation of one run: the how-many-th of how many, its name, and where it ran.
+    """One operation of one run: its number among all of them, its name, and where it ran.
 
     `weights` are names of parameters and buffers that feed it, `shapes` those of its inputs, `settings` its other
     arguments.
@@ -46,7 +46,7 @@ class Site:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Divergence:
-    """The first operation whose result the other side has nothing like, on both sides; None where a side has none.
+    """On each side the first operation whose result has nothing like it on the other; None where there is none.
 
     `input` is the number of the input at which it was seen, from 0.
     """
@@ -151,7 +151,7 @@ class Verification(Shown):
 
     @property
     def complete(self) -> bool:
-        """Whether every tensor that the plan placed is proved by some means; of the whole only `passed` speaks."""
+        """Whether every tensor that the plan placed is proved by some means; `passed` is about the whole models."""
         return bool(self.parts) and not self.unproved
 
     @property

@@ -77,7 +77,7 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
 
 def expect_writable(path: str | os.PathLike[str]) -> None:
-    """Raise what `whole_file` would before the first byte: for who has long work to do until there is something to write.
+    """Raise what `whole_file` would before the first byte: for callers whose work takes long before there is anything to write.
 
     Raises:
         WriteError: the folder isn't there or doesn't permit it, or what stands at the place can't be replaced.

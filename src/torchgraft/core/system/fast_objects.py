@@ -54,7 +54,7 @@ T = TypeVar("T")
 
 
 def maker(kind: Callable[P, T]) -> Callable[P, T]:
-    """Return what makes of the same arguments what `kind` makes, a frozen dataclass with slots, several times as fast.
+    """Return a constructor of `kind`, a frozen dataclass with slots: the same arguments and result, several times as fast.
 
     A frozen dataclass sets every field through `object.__setattr__`, several times as slow as an assignment: a tenth of all the
     time that a plan for a hundred thousand tensors takes, and more of a load of them. So one function makes a twin, of the same

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 
 from torchgraft.core.errors import UsageError, printable
-from torchgraft.core.formatting import one_of
+from torchgraft.core.formatting import suggestion
 from torchgraft.core.names import above, covering, covers, ends, paths_of
 from torchgraft.matching.names.layer_lists import (
     NO_LAYER,
@@ -149,7 +149,7 @@ class Rules:
             if not there:
                 lists = dict.fromkeys(lists_in(names))
                 near = [TOP] if not path and TOP in lists else get_close_matches(path, lists, n=2, cutoff=0.5)
-                raise UsageError(f"layers: the file has no list of layers at {printable(path)!r}{one_of(near)}")
+                raise UsageError(f"layers: the file has no list of layers at {printable(path)!r}{suggestion(near)}")
             if not there.issuperset(set(picks) - {NO_LAYER}):
                 absent = next(n for n in picks if n not in there and n != NO_LAYER)
                 raise UsageError(
@@ -159,7 +159,7 @@ class Rules:
             if not any(True for name in names for _ in copies_of(name, old, new)):
                 near = get_close_matches(old.rpartition(".")[2], _segments(names), n=2)
                 raise UsageError(
-                    f"copies: no module of the model or the file is called {printable(old)!r}{one_of(near)}"
+                    f"copies: no module of the model or the file is called {printable(old)!r}{suggestion(near)}"
                 )
 
     def astray(self, keys: Sequence[str], names: Iterable[str]) -> dict[str, str]:
@@ -209,14 +209,16 @@ class Rules:
                 near = get_close_matches(new.rpartition(".")[2], _segments(names), n=2)
                 said = f"{printable(old)!r}: {printable(new)!r}"
                 raise UsageError(
-                    f"copies={{{said}}}: no module of the model is called {printable(new)!r}{one_of(near)}"
+                    f"copies={{{said}}}: no module of the model is called {printable(new)!r}{suggestion(near)}"
                 )
         paths = paths_of(names) if self.fresh or self.zero else ()
         for option, patterns in (("fresh", self.fresh), ("zero", self.zero)):
             for said in patterns:
                 if said not in paths and not any(covers(said, name) for name in names):
                     near = _paths_to(said, names)
-                    raise UsageError(f"{option}: no tensor of the model is called {printable(said)!r}{one_of(near)}")
+                    raise UsageError(
+                        f"{option}: no tensor of the model is called {printable(said)!r}{suggestion(near)}"
+                    )
 
     def is_fresh(self, name: str) -> bool:
         """Whether the caller wants the slot to stay fresh."""
@@ -319,7 +321,9 @@ def _expect(hit: bool, option: str, said: str, names: Sequence[str]) -> None:  #
     bare = said.rstrip(".")
     near = inside or [head + said[len(bare) :] for head in get_close_matches(bare, _heads(names), n=2)]
     globs = "*" in said and option in ("rename", "fan_out")
-    hint = "; `*` stands for itself here: write {i} for a number, {name} for a segment" if globs else one_of(near[:2])
+    hint = (
+        "; `*` stands for itself here: write {i} for a number, {name} for a segment" if globs else suggestion(near[:2])
+    )
     raise UsageError(f"{option}: no tensor of the file is called {printable(said)!r}{hint}")
 
 

@@ -41,8 +41,8 @@ class RecordBytes:
         return bool(self.archive.compressed) and self.entry.method != STORED
 
     @property
-    def place(self) -> tuple[int, int]:
-        return self.archive.window.place(self.archive.entries.headers[self.number])
+    def position(self) -> tuple[int, int]:
+        return self.archive.window.position(self.archive.entries.headers[self.number])
 
     def fill(self, buffer: memoryview, start: int) -> None:
         if self.is_packed:

@@ -20,7 +20,7 @@ from torchgraft.core.errors import (
     UnsafeCheckpointError,
     UnsupportedCheckpointError,
 )
-from torchgraft.core.formatting import one_of
+from torchgraft.core.formatting import suggestion
 
 PIECE = 16 << 20
 TRIES = 8
@@ -183,7 +183,7 @@ class Window:
         """Return a window into this one."""
         return Window(self.file, self.checked(offset, size), size, f"{self.label}: {label}" if label else self.label)
 
-    def place(self, offset: int) -> tuple[int, int]:
+    def position(self, offset: int) -> tuple[int, int]:
         """Return (file number, offset in the file) of a byte of this window."""
         return self.file.number, self.base + offset
 
@@ -253,7 +253,7 @@ def _instead(path: str) -> str:
 
 
 def _nearly_called(folder: str, name: str) -> str:
-    """Return which file of a folder was meant, perhaps; one with another number is another one."""
+    """Return the file of a folder whose name comes closest; one with another number is not meant."""
     try:
         names = os.listdir(folder or ".")[:_MOST_NAMES]
     except OSError:
@@ -261,7 +261,7 @@ def _nearly_called(folder: str, name: str) -> str:
     plain = _NUMBER.sub("", name)
     near = get_close_matches(name, names, cutoff=0.8)
     near += [one for one in names if one.casefold() == name.casefold()]
-    return one_of([one for one in near if _NUMBER.sub("", one) != plain][:1])
+    return suggestion([one for one in near if _NUMBER.sub("", one) != plain][:1])
 
 
 class Cursor:

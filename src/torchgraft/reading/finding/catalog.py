@@ -233,15 +233,14 @@ class _Cataloguer:
             role = "optimizer"
         if role == "model" and are_generators(specs.values()):
             role = "other"
-        network = Network(where, specs, role, _shared(tensors) or None)
+        network = Network(where, specs, role, _second_names(tensors) or None)
         self.out.networks.insert(len(self.out.networks) if at is None else at, network)
         self.out.tensors[where] = tensors
 
     def _readable(self, entries: Entries, role: str) -> Entries:
-        """Return `entries` without arrays that are no tensors, as of texts; none of a network beside the weights in which a
-        tensor is of a kind that is not read.
+        """Return `entries` without arrays that are no tensors, such as texts; nothing where some kind of tensor is not read.
 
-        In the weights themselves such a tensor is an error, once it is asked for.
+        In the weights themselves such a tensor is no reason to leave all out, but an error once it is asked for.
         """
         kinds = {type(ref) for _, ref in entries}
         if Array in kinds:
@@ -266,7 +265,7 @@ class _Cataloguer:
         return True
 
     def _check_sizes(self, tensors: Mapping[str, StoredTensor]) -> None:
-        """Refuse names of so many parts or digits that comparing them takes hours, and shapes that no tensor can have.
+        """Refuse names with so many parts or digits that comparing them would take hours, and impossible shapes.
 
         The shapes are those of empty tensors, whose strides would not fit 64 bits: others are too large for their file.
         """
@@ -369,8 +368,8 @@ class _Cataloguer:
                 out.append(f"{count - len(forms)} keys differ from others in their Unicode form only")
 
 
-def _shared(tensors: Mapping[str, StoredTensor]) -> dict[str, str]:
-    """Return which names have the very same memory as an earlier one, and its name.
+def _second_names(tensors: Mapping[str, StoredTensor]) -> dict[str, str]:
+    """Return name -> earlier name, for names of the very same memory.
 
     Identities are compared where their hashes meet: to keep a million of them would take more memory than the tensors.
     """

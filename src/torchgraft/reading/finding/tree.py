@@ -240,7 +240,7 @@ class _Budget:
 
 
 def _path_of(value: Stub) -> str:
-    """Return a path as the system that it is for writes it; its first part may be a root, which ends with a separator."""
+    """Return a path as its own system writes it; its first part may be a root, which ends with a separator."""
     separator = "\\" if "Windows" in value.kind.name else "/"
     first, *rest = [a if isinstance(a, str) else brief(a) for a in value.args[:100]]
     return separator.join([first.removesuffix(separator), *rest]) if rest else first

@@ -198,7 +198,7 @@ class H5Tensor(StoredTensor):
     number: int
 
     @property
-    def place(self) -> tuple[int, int]:
+    def position(self) -> tuple[int, int]:
         """File number and offset of a contiguous dataset, its running number otherwise."""
         return self.window.file.number, self.item.id.get_offset() or self.number
 

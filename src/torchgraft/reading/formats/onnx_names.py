@@ -46,7 +46,7 @@ def repeated(uses: Iterable[Use], names: Iterable[str]) -> dict[str, str]:
 
 
 def named_by_use(uses: Iterable[Use], names: Collection[str]) -> dict[str, str]:
-    """Return a name for each tensor without one of its own that only one module uses, and that module only so."""
+    """Return a name for each unnamed tensor that only one module uses, in one place."""
     wanted: dict[str, set[str]] = {name: set() for name in names if _UNNAMED.fullmatch(name)}
     for use in uses if wanted else ():
         path, roles = _module(use), _ROLES.get(use.kind, ())

@@ -41,8 +41,8 @@ class Varints:
         self.nbytes = self._before[-1] * dtype.itemsize
 
     @property
-    def place(self) -> tuple[int, int]:
-        return self.window.place(self.at)
+    def position(self) -> tuple[int, int]:
+        return self.window.position(self.at)
 
     def fill(self, buffer: memoryview, start: int) -> None:
         import numpy as np
@@ -71,7 +71,7 @@ class Varints:
         return narrow
 
     def _block(self, block: int) -> tuple[_Bytes, _Places, _Places]:
-        """Return the bytes of a block and of a number that reaches into it, and where in them the numbers begin and end."""
+        """Return the bytes of a block, with those of a number that began before it, and where numbers begin and end in them."""
         import numpy as np
 
         begin = max(block * _BLOCK - _LONGEST, 0)

@@ -218,7 +218,7 @@ class ZipStorages:
         self._held.clear()
 
     def _view_of(self, facts: TensorFacts) -> tuple[Any, ...]:
-        """Return the size of the storage and the parts of a view, or a size that no record has, if there can't be one."""
+        """Return the size of the storage and the parts of a view; a size that no record has where there can be none."""
         kind = facts.kind
         dtype, nbytes = kind.dtype, facts.numel * kind.itemsize
         if dtype is None:

@@ -191,7 +191,7 @@ def strided_array(  # noqa: PLR0913  # one per fact of the geometry
 
 
 def unit_of(dtype: DType) -> int:
-    """Return of how many bytes each the numbers are that have a byte order; 0 where there is none."""
+    """Return the size in bytes of the numbers that a byte order applies to; 0 where it applies to none."""
     unit = dtype.itemsize // 2 if dtype.kind == "complex" else dtype.itemsize
     return unit if unit > 1 else 0
 

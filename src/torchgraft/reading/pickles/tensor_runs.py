@@ -57,7 +57,7 @@ class TensorFacts:
     view: Any = None
 
 
-class Storages(Protocol):
+class TensorStorages(Protocol):
     """Knows the storages of a file by key."""
 
     def tensor(self, key: str, facts: TensorFacts) -> Any:
@@ -68,7 +68,7 @@ class Storages(Protocol):
 class TensorRuns:
     """Takes runs of names and tensors in steps of one tensor."""
 
-    def __init__(self, storages: Storages) -> None:
+    def __init__(self, storages: TensorStorages) -> None:
         self._tensor = storages.tensor
         self._tuples = _Tuples({None: ()})
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from torchgraft.core.results.recording import Recording
 from torchgraft.core.results.verification import Cause, Divergence, SettingDifference, Site
-from torchgraft.verifying.arguments import VerifyRequest
 from torchgraft.verifying.divergence import DivergencePoint, Matches
 from torchgraft.verifying.explaining.configs import config_causes
 from torchgraft.verifying.explaining.constants import where_constants_part, with_rotary_bases
@@ -12,6 +11,7 @@ from torchgraft.verifying.explaining.operations import definite_causes, structur
 from torchgraft.verifying.explaining.planned_values import PlannedValues
 from torchgraft.verifying.explaining.recorded_values import recorded_causes
 from torchgraft.verifying.explaining.settings import ComparedSettings
+from torchgraft.verifying.request import VerifyRequest
 
 MOST_CAUSES = 8
 # What kind of cause a setting is, where it is no mere "setting".

@@ -121,7 +121,7 @@ def _sounds_rotary(used: tuple[Operation, _Constant]) -> bool:
 
 
 def where_constants_part(matches: Matches, point: DivergencePoint) -> DivergencePoint:
-    """Return where runs part in what they compute of several weights alone, before these results meet activations.
+    """Return where runs part in what they compute from weights alone, before that meets activations.
 
     A decoder does so with its queries. It is `point` where they don't, or where the two do so by different operations.
     """

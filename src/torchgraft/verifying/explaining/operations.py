@@ -11,7 +11,7 @@ from torchgraft.verifying.divergence import DivergencePoint, Matches
 from torchgraft.verifying.explaining.constants import cause_at, constant_inputs, operation_words
 from torchgraft.verifying.explaining.settings import other_activations
 
-# So many pairs of operations are looked at on the way back to where inputs were exchanged.
+# At most so many pairs of operations are looked at, going back to where inputs were exchanged.
 MOST_SWAP_CHECKS = 8
 # Settings that differ without changing results, or that other causes tell of.
 _IGNORED_SETTINGS = frozenset({

@@ -23,11 +23,11 @@ from torchgraft.verifying.proving.agreements import (
 )
 from torchgraft.verifying.proving.by_outputs import proved_by_outputs, weights_with_matched_results
 from torchgraft.verifying.proving.by_value import CLOSE, has_sure_origin, relative_difference
-from torchgraft.verifying.proving.module_pairs import ModulePair, find_module_pairs, inputs_for_pair
+from torchgraft.verifying.proving.module_pairs import StandalonePair, find_module_pairs, inputs_for_pair
 from torchgraft.verifying.tracing import Run
 from torchgraft.verifying.tracing.capture import repeats_along_an_axis, without_order
 
-# So many modules are run on their own at most.
+# At most so many modules are run on their own.
 MOST_STANDALONE_RUNS = 512
 
 
@@ -76,7 +76,7 @@ class ProofByParts:
 
     @property
     def order_note(self) -> str:
-        """What is to be known of inputs that don't show in what order entries stand; nothing where they do."""
+        """A note on inputs that don't show the order of entries; empty where they do."""
         if not self.unordered:
             return ""
         names = listed(sorted(self.unordered), 3)
@@ -114,7 +114,7 @@ class ProofByParts:
         return RunPair.make(source, Call(self.model, target_input), source_run, target_run, self.tolerance)
 
     def _without_order(self, pairs: Sequence[RunPair]) -> set[str]:
-        """Return the slots whose entries might stand in another order along some axis for all that these inputs show."""
+        """Return the slots whose entries could stand in another order along some axis without these inputs showing it."""
         if not all(repeats_along_an_axis(pair.target.given) for pair in pairs):
             return set()
         names, wanted = self._slot_names(), self._wanted(_WHOLE)
@@ -153,7 +153,7 @@ class ProofByParts:
                 self._run_standalone(source_model, pair, source_inputs)
                 count += 1
 
-    def _run_standalone(self, source_model: Module, pair: ModulePair, source_inputs: Sequence[Any]) -> None:
+    def _run_standalone(self, source_model: Module, pair: StandalonePair, source_inputs: Sequence[Any]) -> None:
         target, source = _submodule(self.model, pair.module), _submodule(source_model, pair.source_module)
         at = _Location(pair.module, pair.source_module)
         for source_input, target_input in inputs_for_pair(source_model, source, target, source_inputs):

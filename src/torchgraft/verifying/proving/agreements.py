@@ -113,7 +113,7 @@ def find_agreements(runs: RunPair, wanted: frozenset[str]) -> list[Agreement]:
 
 
 def weights_behind(recording: Recording, bits: Mapping[str, int], *, visible: bool) -> list[int]:
-    """Return for each value of a run the bits of the weights that it was made with; with `visible`, of those not behind zeros.
+    """Return for each value of a run the bits of the weights behind it; with `visible`, those that zeros don't hide.
 
     A result of zeros shows nothing of what was multiplied by zero to get it.
     """
@@ -168,7 +168,7 @@ def _nearest(value: Tensor | None, candidates: Mapping[int, Tensor]) -> tuple[in
 
 
 def _in_shape(value: Tensor, shape: tuple[int, ...]) -> Iterator[Tensor]:
-    """Yield a value in another shape: itself where it has that shape; else in the orders of axes that come to it."""
+    """Yield a value in another shape: as it is, or with its axes in each order that gives that shape."""
     if value.shape == shape:
         yield value
         return
@@ -185,7 +185,7 @@ def producing_module(recording: Recording, number: int) -> str:
 
 
 class MovedRows(NamedTuple):
-    """Which rows of a table come from which rows of the source's: `rows[i]` from `sources[i]`, of so many on each side."""
+    """Which rows of a table come from which of the source's: `rows[i]` from `sources[i]`; and how many rows each side has."""
 
     rows: tuple[int, ...]
     sources: tuple[int, ...]
@@ -194,7 +194,7 @@ class MovedRows(NamedTuple):
 
 
 def moved_rows(step: Step, shapes: Mapping[str, tuple[int, ...]]) -> MovedRows | None:
-    """Return which rows a step moves where, None where it moves all to their own places or does something else.
+    """Return which rows a step moves where, None where all keep their places or it does something else.
 
     The step is carried out on a table whose entries are the numbers of their rows.
     """
@@ -277,7 +277,7 @@ def _does_the_same(matches: Matches, operation: Operation, other: Operation) -> 
 
 
 def _row_difference(target: Tensor, source: Tensor, moved: MovedRows) -> float | None:
-    """Return how far the filled rows are apart; None where no axis has as many entries as the tables have rows."""
+    """Return how far the filled rows are apart; None where no axis is as long as the tables have rows."""
     if target.dim() != source.dim():
         return None
     sizes = list(zip(target.shape, source.shape, strict=True))

@@ -1,4 +1,4 @@
-"""Which tensors the outputs of two runs show: that a tensor is used on the way to them is not enough.
+"""Which tensors equal outputs prove: that a tensor is used on the way to them is not enough.
 
 A key's bias in attention shifts all scores of a row by the same, and softmax takes it out again: outputs agree whatever it
 is. So a tensor counts as shown if what is made with it at once is found in the source's run, too, in the same role and piece by
@@ -74,7 +74,7 @@ def _varies(value: Tensor) -> bool:
 
 
 def weights_with_matched_results(matches: Matches, *, in_parts: bool = False) -> frozenset[str]:
-    """Return the weights of the target whose very next result, or all that is picked from it, the source has, too.
+    """Return the weights of the target whose next result is found in the source's run, whole or in the pieces that are used.
 
     What stands there in the role of another value counts for nothing. With `in_parts`, neither does a result that the source
     has as a whole where it hasn't all that is picked from it: the entries may stand in another order.

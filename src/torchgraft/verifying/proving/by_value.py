@@ -123,7 +123,7 @@ def _widened(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def has_sure_origin(step: Step, steps: Mapping[str, Step], proved: frozenset[str]) -> bool:
-    """Whether the plan knows where a tensor comes from: without doubt, or its module's other tensors are proved.
+    """Whether it is sure where a tensor comes from: the plan has no doubt, or the other tensors of its module are proved.
 
     These must all come from the very module of the source that it comes from.
     """

@@ -15,7 +15,7 @@ from torchgraft.verifying.guessing import forward_parameters, guess_inputs
 from torchgraft.verifying.tracing.capture import as_call, call_arguments, can_run
 
 
-class ModulePair(NamedTuple):
+class StandalonePair(NamedTuple):
     """Paths of a module of the target and one of the source, and the slots that come from it."""
 
     module: str
@@ -25,7 +25,7 @@ class ModulePair(NamedTuple):
 
 def find_module_pairs(
     target: nn.Module, source: nn.Module, steps: Mapping[str, Step], keys: Mapping[str, str]
-) -> list[ModulePair]:
+) -> list[StandalonePair]:
     """Return modules of the target with the module of the source that all tensors of these steps come from.
 
     The largest come first. `keys` maps names of the source to keys of the checkpoint. Modules without a forward method of
@@ -44,7 +44,7 @@ def find_module_pairs(
             continue
         source_path = next((at for at in around(_common_module(names)) if _has_forward(source_modules.get(at))), None)
         if source_path is not None and (path or source_path):
-            found.append(ModulePair(path, source_path, slots))
+            found.append(StandalonePair(path, source_path, slots))
     return sorted(found, key=lambda pair: -len(pair.slots))
 
 

@@ -1,4 +1,4 @@
-"""In whose role a value stands: what is done with it further on, in its own run, beside what the other run does with it.
+"""The role of a value: what is done with it further on in its own run, beside what the other run does with its equal.
 
 A model whose queries hold the keys of the source has all values of the source, each in its run. That they serve as each other
 shows only in what is made of them, and where outputs don't depend on that, nowhere else. Blocks behind gates of zero all get
@@ -15,15 +15,15 @@ from operator import or_
 from torchgraft.core.results.recording import Operation, Recording, family
 from torchgraft.verifying.divergence import Matches
 
-# So many operations on from a value it is looked at what is done with it: rotary positions and norms of queries lie between.
+# A role covers so many operations behind a value: rotary positions and norms of queries lie between.
 FARTHEST = 12
-# Of so many values at most it is asked whether they stand in the roles of each other in turn.
+# The longest chain of values that is followed, each in the role of the one before.
 LONGEST_CYCLE = 4
 _COMMUTING = frozenset({"add", "mul"})
 
 
 class Roles:
-    """The roles of a target's values, and which of these are exchanged with others beside those of the source."""
+    """The roles of a target's values, and which of these are exchanged with each other, compared with the source."""
 
     def __init__(self, matches: Matches) -> None:
         self._matches = matches
@@ -85,7 +85,7 @@ class Roles:
 
 
 class _Uses:
-    """What is done with the values of one run, as numbers that are equal where the same is done."""
+    """What is done with the values of one run, as hashes that are equal where the same is done."""
 
     def __init__(self, recording: Recording) -> None:
         self._recording = recording

@@ -156,7 +156,7 @@ class _Search:
         return guidance
 
     def _try_orders(self, choices: Mapping[int, list[Reading]]) -> None:
-        """Exchange weights that could be meant as well, group by group, as long as that brings outputs nearer."""
+        """Exchange weights that are alike, group by group, as long as that brings outputs nearer."""
         for group in self._exchangeable(choices):
             if self.passed or self._runs >= MOST_RUNS:
                 return
@@ -180,7 +180,7 @@ class _Search:
             self._weights.fill(step)
 
     def _exchangeable(self, choices: Mapping[int, list[Reading]]) -> Iterator[tuple[str, ...]]:
-        """Yield names of slots whose sources could be exchanged: those that were chosen among, and parts of one tensor."""
+        """Yield groups of slots whose sources could be exchanged: chosen from the same candidates, or parts of one tensor."""
         by_readings: defaultdict[frozenset[int], list[str]] = defaultdict(list)
         for readings in choices.values():
             by_readings[frozenset(r.operation for r in readings)].append(next(iter(readings[0].steps)))
@@ -222,7 +222,7 @@ def _with_steps(plan: Plan, steps: Sequence[Step], proof: Proof) -> Plan:
 
 
 def follow_siblings(steps: dict[str, Step], plan: Plan) -> None:
-    """Let slots that numbers didn't move come from the module that all moved slots beside them come from."""
+    """Let slots that numbers didn't move follow those beside them, where these all come from one other module."""
     moved: defaultdict[str, set[str]] = defaultdict(set)
     for step in steps.values():
         if step.why.rule == Ground.NUMBERS and len(step.feeds) == 1:

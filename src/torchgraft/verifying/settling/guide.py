@@ -23,11 +23,11 @@ from torchgraft.verifying.settling.trial import TemporaryWeights
 from torchgraft.verifying.tracing import Call, Recorder, fingerprint
 from torchgraft.verifying.tracing.recorder import ModuleTracker
 
-# How many operations on from a value its uses are compared.
+# Uses of a value are compared up to so many operations behind it.
 MOST_STEPS = 6
 # Uses must be this much more alike than those of the present reading before another is preferred to it.
 MARGIN = 0.05
-# So many times the rounding of one operation results may differ.
+# Results may differ by so many times the rounding of one operation.
 ROUNDING_STEPS = 30
 _COMMUTING = frozenset({"add", "mul"})
 # Operations that pass a value on, more or less: they say nothing about which value it is.
@@ -222,7 +222,7 @@ class GuidedRecorder(Recorder):
             yield Reading(number, {slot: steps[min(way, len(steps) - 1)] for slot, steps in ways.items()})
 
     def _weight_of_size(self, weights: list[str], order: int, slot: str) -> str | None:
-        """Return the weight for a slot where arguments have other names: the only one of its size, or that in its place."""
+        """Return the weight for a slot where argument names differ: the only one of its size, or that at its position."""
         guidance = self._guidance
         size = guidance.steps[slot].slot.spec.numel
         fitting = [name for name in weights if prod(guidance.shapes[guidance.keys[name]]) == size]

@@ -1,4 +1,4 @@
-"""What a plan is tried with: models and inputs, values written into a model for a while, and tensors read once."""
+"""What trials of a plan need: models and inputs, values written into a model for a while, and tensors read once."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from torchgraft.core.types import Module, Tensor
 from torchgraft.verifying.tracing import call, named_tensors, untouched
 from torchgraft.verifying.tracing.recorder import ModuleTracker, Recorder
 
-# So near are slopes along an axis, relative to the greatest, that are the same.
+# Slopes along an axis are the same within this, relative to the greatest.
 _SAME_SLOPE = 1e-4
 
 
@@ -94,7 +94,7 @@ def _plain(one: Any) -> Any:
 def output_sensitivity(
     model: Module, given: Any, names: Collection[str], outputs: Collection[str]
 ) -> Mapping[str, float]:
-    """Return for each of the named tensors by about how much outputs would change if it were another of its size.
+    """Return for each named tensor about how much outputs would change if it were replaced by another of its size.
 
     That is |d out / d tensor| times the root mean square of the tensor, relative to the greatest entry of the output,
     for a random combination of entries of the named outputs. Tensors of which no gradient comes are left out. The
@@ -107,7 +107,7 @@ def output_sensitivity(
 
 
 def without_order(model: Module, given: Any, names: Collection[str], outputs: Collection[str]) -> frozenset[str]:
-    """Return those of the named tensors whose entries might as well stand in another order along some axis, for this input.
+    """Return the named tensors whose entries could stand in another order along some axis without this input showing it.
 
     There d out / d tensor is the same all along the axis, so that outputs depend on the sum of the entries alone: an image of
     one color shows that of a kernel's columns. A tensor that is the same all along the axis itself has no order.

@@ -14,7 +14,7 @@ from torchgraft.core.results.report import Check
 from torchgraft.core.system.checksums import crc32
 from torchgraft.core.types import Module, Tensor
 from torchgraft.core.values import checksum, rows_of
-from torchgraft.core.written import SMALL, Run, Written
+from torchgraft.core.written import SMALL, Written, WrittenBatch
 
 
 def compare_values(model: Module | Walk, plan: Plan, written: Written) -> tuple[Check, ...]:
@@ -28,9 +28,9 @@ def compare_values(model: Module | Walk, plan: Plan, written: Written) -> tuple[
     checksums.
     """
     found = walk_of(model).held()
-    together = {name for run in written.runs for name in run.names}
+    together = {name for batch in written.batches for name in batch.names}
     counts = {"full": len(together), "sampled": 0, "mapped": 0}
-    wrong = [name for run in written.runs for name in _differing_slots(run, found)]
+    wrong = [name for batch in written.batches for name in _differing_slots(batch, found)]
     for step in [step for step in plan.steps if step.slot.spec.name not in together and (step.feeds or step.ops)]:
         name = step.slot.spec.name
         if name in written.mapped:
@@ -45,15 +45,17 @@ def compare_values(model: Module | Walk, plan: Plan, written: Written) -> tuple[
     return (_check(counts, wrong),)
 
 
-def _differing_slots(run: Run, found: Mapping[str, Tensor]) -> list[str]:
-    """Return the slots of a run that hold other bytes than those that were read. Memory: one slot."""
-    held = [found[name] for name in run.names]
-    plain = all(map(is_, held, run.tensors)) or [one.nbytes for one in held if _is_plain(one)] == list(run.sizes)
-    if plain and [one.data_ptr() for one in held] == list(run.addresses):
-        checksums = [crc32(string_at(address, size), 0) for address, size in zip(run.addresses, run.sizes, strict=True)]
+def _differing_slots(batch: WrittenBatch, found: Mapping[str, Tensor]) -> list[str]:
+    """Return the slots of a batch that hold other bytes than those that were read. Memory: one slot."""
+    held = [found[name] for name in batch.names]
+    plain = all(map(is_, held, batch.tensors)) or [one.nbytes for one in held if _is_plain(one)] == list(batch.sizes)
+    if plain and [one.data_ptr() for one in held] == list(batch.addresses):
+        checksums = [
+            crc32(string_at(address, size), 0) for address, size in zip(batch.addresses, batch.sizes, strict=True)
+        ]
     else:
         checksums = [checksum(tensor) for tensor in held]
-    both = zip(run.names, checksums, run.checksums, strict=True)
+    both = zip(batch.names, checksums, batch.checksums, strict=True)
     return [name for name, now, wanted in both if now != wanted]
 
 

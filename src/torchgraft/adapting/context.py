@@ -1,4 +1,4 @@
-"""What a plan is made by, beside the matching: what the caller asks for, and what is known of the file."""
+"""What a plan depends on besides the matching: what the caller asks for, and what is known of the file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torchgraft.core.policy import Policy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PlanInputs:
+class PlanContext:
     """All that a plan depends on besides the matching.
 
     `network` is the container path of the source, `architecture` what the file says that it holds, "" where it doesn't;
