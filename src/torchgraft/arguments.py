@@ -20,7 +20,7 @@ OTHER_WORDS = {
     "exclude_keys": "fresh", "ignore": "fresh", "ignore_keys": "fresh", "skip": "fresh", "skip_keys": "fresh",
     "map": "rename", "mapping": "rename", "key_mapping": "rename", "revise_keys": "rename", "strip_prefix": "rename",
     "copy": "copies", "transpose": "permute", "fuse": "fuse_branches", "state_dict_key": "prefer",
-    "param_key": "prefer", "use_ema": "prefer", "ema": "prefer", "lora": "merge_lora",
+    "param_key": "prefer", "use_ema": "prefer", "ema": "prefer", "lora": "merge_lora", "key": "prefer", "checkpoint_key": "prefer",
     "zero_init": "zero", "in_chans": "in_channels",
 }  # fmt: skip
 

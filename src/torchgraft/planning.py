@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from torchgraft.contradictions import expect_consistent
 from torchgraft.core.errors import UsageError
+from torchgraft.core.formatting import tensors
 from torchgraft.core.grounds import Ground
 from torchgraft.core.match import Matching, Ranks
 from torchgraft.core.objections import Objection
@@ -45,7 +46,7 @@ from torchgraft.matching import (
     origin_of,
     require_weights,
 )
-from torchgraft.reading import open_checkpoint
+from torchgraft.reading import open_checkpoint, part_of
 from torchgraft.reporting import renderers
 
 log = logging.getLogger("torchgraft")
@@ -81,14 +82,14 @@ def _make_plan(source: Source, target: Target, request: Request, model: object) 
         given = Given(choice, target, request, ranks, hooks.renames)
         draft = _plan_of_few(source, given) or _plan_of_all(source, given)
         plan = _as_asked(weighed(draft, _picked(request.rules, draft, target)), request, target)
+    objections, said = _of_a_part(source, plan)
     beside = () if request.prefer else _also_held(source, plan)
     meant = () if request.options.axis_names else named_row_notes(plan, source.metadata)
     return replace(
         plan,
+        objections=(*objections, *plan.objections),
         notes=tuple(
-            n
-            for n in (choice.note, *source.warnings, *hooks.notes, rank_note(plan, ranks), *plan.notes, *beside, *meant)
-            if n
+            n for n in (choice.note, *said, *hooks.notes, rank_note(plan, ranks), *plan.notes, *beside, *meant) if n
         ),
         origin=source.origin,
         format=source.format,
@@ -329,6 +330,23 @@ def _fits_several_networks(matching: Matching) -> Iterator[Objection]:
             f"rename={{{matching.chosen!r}: {first!r}}}"
         )
         yield Objection("container", fact, matching.homes, remedy)
+
+
+def _of_a_part(source: Source, plan: Plan) -> tuple[tuple[Objection, ...], tuple[str, ...]]:
+    """Return what speaks against one file of several whose part of the weights doesn't do for the model, and the source's warnings,
+    without what that says.
+    """
+    part = part_of(source)
+    left = {s.slot.name for s in (*plan.fresh, *plan.doubtful) if s.why.rule != Ground.USER_RULE} if part else ()
+    warnings = tuple(one for one in source.warnings if not (part and one.startswith(part)))
+    if not left:
+        return (), warnings
+    fact = f"{part}, and {tensors(len(left))} of the model {'finds' if len(left) == 1 else 'find'} nothing sure in it"
+    remedy = (
+        "give the path of the folder, which has all, or, if this part is what you want, say "
+        "policy=tg.Policy(partial=tg.Verdict.ACCEPT)"
+    )
+    return (Objection("partial", fact, (), remedy),), warnings
 
 
 def _also_held(source: Source, plan: Plan) -> Iterator[str]:

@@ -81,11 +81,20 @@ def _that(fits: Callable[[Any], bool], use: str) -> Read:
     return read
 
 
-def _table(fits: Callable[[Any], bool], use: str) -> Read:
-    """Return the reader of a dictionary from texts to values that fit."""
+def _mapping(example: str) -> Read:
+    """Return the reader of a dictionary, such as the example."""
+
+    def read(name: str, given: Any) -> Any:
+        return _that(_is_a(Mapping), f"use a dictionary, e.g. {name}={example}")(name, given)
+
+    return read
+
+
+def _table(fits: Callable[[Any], bool], use: str, example: str) -> Read:
+    """Return the reader of a dictionary from texts to values that fit, such as the example."""
 
     def read(name: str, given: Any) -> dict[str, Any]:
-        for key, value in _that(_is_a(Mapping), "use a dictionary")(name, given).items():
+        for key, value in _mapping(example)(name, given).items():
             if not (isinstance(key, str) and fits(value)):
                 raise UsageError(f"{name}={{{key!r:.80}: {value!r:.80}}}: {use}")
         return dict(given)
@@ -114,7 +123,7 @@ def _patterns(name: str, given: Iterable[str]) -> tuple[str, ...]:
     except TypeError:  # nothing that can be gone through
         strange = True
     if strange:
-        raise UsageError(f"{name}={given!r:.80}: give a list of patterns, each a text")
+        raise UsageError(f"{name}={given!r:.80}: give a list of patterns, each a text, e.g. {name}=['head']")
     return found
 
 
@@ -128,12 +137,14 @@ def _layouts(name: str, given: Any) -> Any:
     _that(_is_a(str, Mapping), "use 'flat', 'per_head', or a dictionary of them")(name, given)
     if isinstance(given, str):
         return {"*": _that(*_words(get_args(QkvLayout)))(name, given)}
-    return _table(*_words(get_args(QkvLayout)))(name, given)
+    return _table(*_words(get_args(QkvLayout)), "{'attn.qkv': 'flat'}")(name, given)
 
 
 def _channels(name: str, given: Any) -> dict[str, str]:
     """Return the rules for other input channels by pattern; whether one leads to the right number is seen later."""
-    rules: dict[str, str] = _table(_is_a(str), f"use a rule; accepted are {CHANNEL_RULES}")(name, given)
+    rules: dict[str, str] = _table(_is_a(str), f"use a rule; accepted are {CHANNEL_RULES}", "{'conv1': 'mean'}")(
+        name, given
+    )
     for pattern, rule in rules.items():
         if rule == "fresh":
             continue
@@ -150,7 +161,7 @@ def _channels(name: str, given: Any) -> dict[str, str]:
 def _grow_rows(name: str, given: Any) -> Any:
     """Return how new rows start by table; fresh where only tables are given."""
     rules = given if isinstance(given, Mapping) else dict.fromkeys(_patterns(name, given), "fresh")
-    return _table(*_words(get_args(NewIndices)))(name, rules)
+    return _table(*_words(get_args(NewIndices)), "{'embed': 'mean'}")(name, rules)
 
 
 def learned_of(given: object) -> Learned | None:
@@ -172,18 +183,17 @@ def learned_of(given: object) -> Learned | None:
     raise UsageError(f"learned is {a_kind(given)}: {what}")
 
 
-_TEXTS = _table(_is_a(str), "use texts on both sides")
 _TRUTH = _that(_is_a(bool), "use True or False")
 _NUMBER = _that(_is_number, "use True, False or a number")
 # What each argument must be: (its name, what was given) -> what goes on, mostly to the field of its name in what takes it.
 READERS: Mapping[str, Read] = {
-    "rename": _TEXTS,
-    "fan_out": _table(_are_texts, "give a list of prefixes for each prefix"),
-    "layers": _table(_are_picks, "give a list of the file's layer numbers, from 0"),
-    "copies": _TEXTS,
+    "rename": _table(_is_a(str), "use texts on both sides", "{'encoder': 'backbone'}"),
+    "fan_out": _table(_are_texts, "give a list of prefixes for each prefix", "{'encoder': ['encoder_a', 'encoder_b']}"),
+    "layers": _table(_are_picks, "give a list of the file's layer numbers, from 0", "{'blocks': [0, 2, 4]}"),
+    "copies": _table(_is_a(str), "use texts on both sides", "{'attn': 'added_attn'}"),
     "fresh": _patterns,
     "zero": _patterns,
-    "init": _table(*_words(STARTS)),
+    "init": _table(*_words(STARTS), "{'blocks.6.fc2': 'zero'}"),
     "source_model": _thing(is_module, "give the module that the checkpoint was saved from"),
     "inputs": _as_it_is,
     "source_inputs": _as_it_is,
@@ -197,19 +207,23 @@ READERS: Mapping[str, Read] = {
     "strict": _TRUTH,
     "policy": _that(_is_a(Policy), "use a Policy, e.g. tg.Policy(unused=tg.Verdict.REFUSE)"),
     "grow_rows": _grow_rows,
-    "axis_names": _table(_is_a(AxisNames), "give AxisNames(source, target)"),
-    "class_names": _that(_is_a(Mapping), "use a dictionary"),
-    "class_rows": _that(_is_a(Mapping), "use a dictionary"),
+    "axis_names": _table(_is_a(AxisNames), "give AxisNames(source, target)", "{'head': AxisNames(source, target)}"),
+    "class_names": _mapping("{'source': [...], 'target': [...]}"),
+    "class_rows": _mapping("{'head': 1}"),
     "merge_lora": _NUMBER,
     "fuse_branches": _NUMBER,
     "fold_norms": _NUMBER,
     "qkv_layout": _layouts,
     "num_heads": _that(lambda heads: _are_counts([heads], 1), "give the number of query heads"),
-    "kernels": _table(*_words(KERNEL_RULES)),
+    "kernels": _table(*_words(KERNEL_RULES), "{'patch_embed.proj': 'resample'}"),
     "in_channels": _channels,
-    "grids": _table(_are_grids, "give ((height, width) in the file, (height, width) in the model)"),
-    "permute": _table(_is_order, "give an order of all axes, e.g. (1, 0)"),
-    "tensor_parallel": _table(_is_a(str), "use replicated, rows, columns, qkv, kv or gate_up"),
+    "grids": _table(
+        _are_grids,
+        "give ((height, width) in the file, (height, width) in the model)",
+        "{'pos_embed': ((14, 14), (7, 7))}",
+    ),
+    "permute": _table(_is_order, "give an order of all axes, e.g. (1, 0)", "{'fc': (1, 0)}"),
+    "tensor_parallel": _table(_is_a(str), "use replicated, rows, columns, qkv, kv or gate_up", "{'attn.qkv': 'qkv'}"),
 }
 
 
@@ -337,6 +351,7 @@ _ELSEWHERE = {
     "map_location": "values go where the model's own are", "weights_only": "nothing of a file is ever run",
     "assign": "tensors are filled in place", "ignore_mismatched_sizes": "tensors of other sizes stay fresh, with a reason",
     "dtype": "values get the types that the model has", "torch_dtype": "values get the types that the model has",
+    "num_classes": "heads of other sizes stay fresh", "num_labels": "heads of other sizes stay fresh",
     "prefix": "prefixes are found; rename= says others", "exclude": "fresh= keeps tensors as they are",
 }  # fmt: skip
 

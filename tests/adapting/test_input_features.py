@@ -32,7 +32,7 @@ def test_without_a_rule_they_stay_a_matter_of_shapes():
     file = nn.ModuleDict({"atoms": nn.Linear(10, 6), "out": nn.Linear(6, 2)}).state_dict()
     (step,) = tg.load(model, file).plan.fresh
     assert step.slot.name == "atoms.weight"
-    assert step.why.text.endswith("; in_channels= keeps the first 10, if they mean the same")
+    assert step.why.text.endswith("; in_channels={'NAME': 'fresh'} keeps the first 10, if they mean the same")
 
 
 def test_a_rule_that_is_none_is_refused_with_those_that_are():
@@ -43,6 +43,7 @@ def test_a_rule_that_is_none_is_refused_with_those_that_are():
 def test_a_file_that_fits_nowhere_is_not_told_how_a_layer_grows():
     model = nn.ModuleDict({"body": nn.Linear(7, 9), "head": nn.Linear(48, 10, bias=False)})
     with pytest.raises(
-        tg.PlanRefusedError, match=r"\[10, 32\] in the file, \[10, 48\] in the model\n  is it the right file"
+        tg.PlanRefusedError,
+        match=r"\[10, 32\] in the file, \[10, 48\] in the model\n  is it the right file, and the model of its sizes",
     ):
         tg.load(model, {"head.weight": torch.rand(10, 32), "other.weight": torch.rand(3, 5)})

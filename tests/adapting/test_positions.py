@@ -98,7 +98,10 @@ def test_kernels_of_another_size_are_resized_on_request_only(rule, old, new, op)
     before = model.weight.detach().clone()
     report = tg.load(model, file, min_coverage=0.0)
     assert torch.equal(model.weight, before)
-    assert f"kernel {old}x{old} in the file, {new}x{new} in the model; kernels= resizes it" in str(report)
+    assert (
+        f"kernel {old}x{old} in the file, {new}x{new} in the model; kernels={{'NAME': 'resample'}} resizes it"
+        in str(report)
+    )
     tg.load(model, file, kernels={"weight": rule})
     assert torch.equal(model.weight, op.run([file.weight.detach()]))
     with pytest.raises(tg.UsageError, match="use one of 'resample'"):

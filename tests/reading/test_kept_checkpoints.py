@@ -153,6 +153,36 @@ def test_a_rank_alone_is_told_to_be_one(tmp_path, name):
     assert "one of 2 ranks" in str(tg.inspect(tmp_path / name.format(0)))
 
 
+def test_a_rank_alone_is_refused_as_one(tmp_path):
+    put_ranks(tmp_path, 2)
+    with pytest.raises(
+        tg.PlanRefusedError, match=r"^refused for .*\n- the file is one of 2 ranks, which hold parts of tensors"
+    ) as found:
+        tg.load(two_layers(), tmp_path / "consolidated.00.pth")
+    assert found.value.objections[0].kind == "partial"
+
+
+def shards_of(folder, model):
+    """Write a model in two shards, the first with its first layer; return the path of that one."""
+    for number, layer in enumerate(model):
+        state = {f"{number}.{name}": value for name, value in layer.state_dict().items()}
+        tg.save(folder / f"model-0000{number + 1}-of-00002.safetensors", state)
+    return folder / "model-00001-of-00002.safetensors"
+
+
+def test_a_shard_alone_is_refused_as_one_unless_it_has_all_that_the_model_wants(tmp_path):
+    saved, model = (nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 3)) for _ in range(2))
+    path = shards_of(tmp_path, saved)
+    with pytest.raises(tg.PlanRefusedError, match=r"one of 2 shards, .* 2 tensors of the model find nothing") as found:
+        tg.load(model, path)
+    assert "give the path of the folder" in str(found.value)
+    tg.load(model, path, policy=tg.Policy(partial=tg.Verdict.ACCEPT))
+    tg.load(model, path, fresh=["1"])
+    tg.load(model, path.parent)
+    assert torch.equal(model[1].weight, saved[1].weight)
+    assert tg.load(nn.Sequential(nn.Linear(6, 5)), path).plan.notes == ()
+
+
 def test_a_missing_rank_of_llama_is_named(tmp_path):
     put_ranks(tmp_path, 3)
     (tmp_path / "consolidated.01.pth").unlink()

@@ -44,7 +44,7 @@ def requested_steps(
         if not fused:
             raise UsageError(
                 "fuse_branches was asked for, but the checkpoint has no parallel branches for a convolution that it lacks; "
-                "batch norms behind single layers are folded by fold_norms="
+                "batch norms behind single layers are folded by fold_norms=True"
             )
         steps |= fused
     if options.init:

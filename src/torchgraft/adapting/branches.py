@@ -15,7 +15,7 @@ from torchgraft.ops import FuseBranches
 MOST_WAYS = 8
 BRANCHES = Doubt(
     "fuse_branches",
-    "the file has parallel branches here, as in training, where the model has one layer: fuse_branches= adds them up",
+    "the file has parallel branches here, as in training, where the model has one layer: fuse_branches=True adds them up",
 )
 UNSURE_NORMS = Doubt("norms_of_branches", "nothing tells which of the norms here stands behind which branch")
 

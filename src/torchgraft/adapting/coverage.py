@@ -38,23 +38,29 @@ def coverage_objections(plan: Plan) -> Iterator[Objection]:
         fact = "no match: the model has no parameters and no buffers"
         yield Objection("coverage", fact, remedy="if its layers are quantised, load before they are")
     elif placed == 0 or best < plan.policy.min_coverage:
-        fact = f"no match: {_placed(plan, share, kept, placed)}{_sizes(plan, variant)}"
-        yield Objection("coverage", fact, remedy=_remedy(plan, variant, ", or lower min_coverage=" if placed else ""))
+        sizes = _sizes(plan, variant)
+        fact = f"no match: {_placed(plan, share, kept, placed)}{sizes}"
+        yield Objection(
+            "coverage", fact, remedy=_remedy(plan, variant, sizes, ", or lower min_coverage=" if placed else "")
+        )
     elif best < LOW and not any(step.base for step in plan.steps):  # adapters are for a few layers
-        more = ANOTHER_FILE if variant else "if more should, say which names correspond (rename=)"
-        fact = f"{_placed(plan, share, kept, placed)}{_sizes(plan, variant)}"
+        sizes = _sizes(plan, variant)
+        sized = "build the model with the sizes of the file, or " if sizes else ""
+        more = ANOTHER_FILE if variant else f"if more should, {sized}say which names correspond (rename=)"
+        fact = f"{_placed(plan, share, kept, placed)}{sizes}"
         yield Objection("low_coverage", fact, remedy=more)
     elif variant:
         yield Objection("low_coverage", variant, remedy=ANOTHER_FILE)
 
 
-def _remedy(plan: Plan, variant: str, lower: str) -> str:
+def _remedy(plan: Plan, variant: str, sizes: str, lower: str) -> str:
     """Return what to do where next to nothing finds a place; `lower` says how to take it as it is."""
     if any(is_adapter(key) for key in plan.source_specs):
-        return "it holds low-rank adapters: fill the model first, then merge them into it with merge_lora="
+        return "it holds low-rank adapters: fill the model first, then merge them into it with merge_lora=True"
     if variant:
         return f"{ANOTHER_FILE}{lower}"
-    return f"{_numbered(plan)}is it the right file? Otherwise say which names correspond (rename=){lower}"
+    right = "is it the right file, and the model of its sizes?" if sizes else "is it the right file?"
+    return f"{_numbered(plan)}{right} Otherwise say which names correspond (rename=){lower}"
 
 
 def _numbered(plan: Plan) -> str:

@@ -16,14 +16,31 @@ _NUMBERED = re.compile(r"(?P<stem>\D*)(?P<number>\d{1,18})")
 
 
 class Cut(NamedTuple):
-    """Which members of a list are left over, of how many."""
+    """Which members of a list are left over, by their numbers, of which."""
 
-    size: int
+    numbers: tuple[int, ...]
     left: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """How many members the list has."""
+        return len(self.numbers)
 
     def words(self, one: str, more: str) -> str:
         """Return which members are left over, with the verb for one or for more."""
         return f"number {self.left[0]} {one}" if len(self.left) == 1 else f"numbers {runs_words(self.left)} {more}"
+
+
+def spread(cut: Cut) -> list[int]:
+    """Return as many members as are not left over, from the first to the last at about equal steps."""
+    kept, last = cut.size - len(cut.left), cut.size - 1
+    return [cut.numbers[round(at * last / max(kept - 1, 1))] for at in range(kept)]
+
+
+def repeated(cut: Cut) -> list[int]:
+    """Return for each member one of those that are not left over, if these are counted from the same number, each as often."""
+    kept = cut.size - len(cut.left)
+    return [cut.numbers[at * kept // cut.size] for at in range(cut.size)]
 
 
 def cut_lists(
@@ -44,7 +61,7 @@ def cut_lists(
             left and not norms and all(members[number].kind in like for number in left)
         ):  # `norm1` and `norm2` are no list
             path = before.removesuffix(".") if before.endswith(".") else f"{before}{{i}}"
-            found.setdefault(Cut(len(members), left), []).append(path)
+            found.setdefault(Cut(tuple(sorted(members)), left), []).append(path)
     return found
 
 

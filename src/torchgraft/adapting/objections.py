@@ -30,17 +30,26 @@ DEQUANTISE = "dequantise the file with the library that packed it"
 def objections_to(plan: Plan) -> tuple[Objection, ...]:
     """Return all objections to a plan, most serious first."""
     partial = tuple(_partial(plan))
+    coverage = () if partial else tuple(coverage_objections(plan))
+    hindered = _is_hindered(plan)
     return (
         *partial,
-        *(() if partial else coverage_objections(plan)),
         *packed(plan),
+        *(() if hindered else coverage),
         *_adapters(plan),
         *_rotary(plan),
         *_doubt(plan),
+        *(coverage if hindered else ()),
         *_lossy(plan),
         *_missing(plan),
         *_unused(plan),
     )
+
+
+def _is_hindered(plan: Plan) -> bool:
+    """Whether most of the model can't be filled from what corresponds to it, as doubts say: little coverage comes of that."""
+    hindered = sum(step.slot.spec.numel for step in plan.doubtful if not (step.feeds or step.ops))
+    return 2 * hindered > plan.coverage.target_elements
 
 
 def _partial(plan: Plan) -> Iterator[Objection]:
@@ -79,7 +88,7 @@ def _adapters(plan: Plan) -> Iterator[Objection]:
         why = "the model has nothing of the networks of these names" if merged else "the weights are those without them"
         said = f"{tensors(len(names))} of adapters in the file {'is' if len(names) == 1 else 'are'} not merged"
         shown = listed([adapted_network(name) for name in names] if merged else names)
-        yield Objection("adapters", f"{said}: {shown}; {why}", names, "" if merged else "merge_lora= adds them")
+        yield Objection("adapters", f"{said}: {shown}; {why}", names, "" if merged else "merge_lora=True adds them")
 
 
 def _rotary(plan: Plan) -> Iterator[Objection]:
@@ -110,6 +119,13 @@ def _doubt(plan: Plan) -> Iterator[Objection]:
             continue  # has an objection of its own
         groups.setdefault(step.why.doubt or step.why.text, []).append(step)
     variant = other_variant(plan) if groups else ""
+    if variant and len(groups) > 1:
+        names = tuple(step.slot.name for steps in groups.values() for step in steps)
+        fact = f"{variant}. So {tensors(len(names))} are in doubt: {listed(names, 3)}"
+        yield Objection(
+            "doubt", fact, names, f"{ANOTHER_FILE}; or keep all that is in doubt fresh with on_doubt='skip'"
+        )
+        return
     for text, steps in groups.items():
         names = tuple(s.slot.name for s in steps)
         others = [key for s in steps if s.alternatives for key in s.alternatives[0].keys]
@@ -121,9 +137,9 @@ def _doubt(plan: Plan) -> Iterator[Objection]:
         if patterns:
             fact = fact.replace("grow_rows=)", f"grow_rows={patterns})")
         way_out = _which_layers(plan, steps) + _way_out(text, patterns, steps, _as_read(plan, steps))
-        first = f"{variant}: {ANOTHER_FILE}. So " if variant else ""
-        yield Objection("doubt", f"{first}{fact}", names, way_out)
-        variant = ""
+        if variant:
+            fact, way_out = f"{variant}. So {fact}", f"{ANOTHER_FILE}; {way_out}"
+        yield Objection("doubt", fact, names, way_out)
 
 
 def _which_layers(plan: Plan, steps: Iterable[Step]) -> str:

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import takewhile
 
-from torchgraft.adapting.cut_lists import Cut, cut_lists
+from torchgraft.adapting.cut_lists import Cut, cut_lists, repeated, spread
 from torchgraft.adapting.tables import NAME_LISTS
 from torchgraft.core.errors import printable
 from torchgraft.core.formatting import listed
@@ -18,6 +18,7 @@ _NUMBERED = re.compile(r"(?P<stem>\D*)(?P<number>\d+)")
 FEW = 3  # modules in a part from which on another one of the same build is no accident
 DEEPEST = 4
 MOST_TENSORS = 3
+MOST_PICKS = 12  # layers whose numbers are spelled
 
 
 def remarks(plan: Plan, is_picked: Callable[[str], bool] = lambda _: False) -> tuple[str, ...]:
@@ -59,14 +60,20 @@ def _shorter_lists(plan: Plan, is_picked: Callable[[str], bool]) -> Iterator[str
         if cut not in in_model:
             yield (
                 f"{listed(lists)}: the file has {cut.size} layers, of which {cut.words('is', 'are')} not used "
-                "(layers= picks others)"
+                f"({_layers(lists[0], spread(cut))} picks others)"
             )
     for cut, lists in in_model.items():
         if cut not in in_file:
             yield (
                 f"{listed(lists)}: the model has {cut.size} layers, of which {cut.words('stays', 'stay')} "
-                "fresh (layers= repeats those of the file, init= starts them as the identity)"
+                f"fresh ({_layers(lists[0], repeated(cut))} repeats those of the file; init= with 'zero' for their last layers "
+                "before a shortcut lets them change nothing at first)"
             )
+
+
+def _layers(path: str, picks: Sequence[int]) -> str:
+    """Return the argument that picks layers of a list, its value left out where that is long."""
+    return f"layers={{{path!r}: {list(picks)}}}" if len(picks) <= MOST_PICKS else "layers="
 
 
 def _untied_tables(plan: Plan) -> Iterator[str]:

@@ -45,10 +45,10 @@ def resized_fit(
 
 def _growing(a: Shape, b: Shape, kind: str) -> str:
     """Return which argument fills a part of a table that has more rows, or of a layer that has more inputs; "" for others."""
-    sides = {"Embedding": (0, "grow_rows"), "Linear": (1, "in_channels")}
+    sides = {"Embedding": (0, "grow_rows=['NAME']"), "Linear": (1, "in_channels={'NAME': 'fresh'}")}
     axis, option = sides.get(kind, (0, ""))
     grows = option and len(a) == len(b) == 2 and a[axis] < b[axis] and a[1 - axis] == b[1 - axis]
-    return f"; {option}= keeps the first {a[axis]}, if they mean the same" if grows else ""
+    return f"; {option} keeps the first {a[axis]}, if they mean the same" if grows else ""
 
 
 def gains_depth(a: Shape, b: Shape) -> bool:
@@ -64,7 +64,7 @@ def _kernel_size(a: Shape, b: Shape, rule: str | None) -> Fit:
     """Return how a kernel gets another size, on request only: other patches may as well mean that it is the wrong file."""
     size = f"kernel {'x'.join(map(str, a))} in the file, {'x'.join(map(str, b))} in the model"
     if not rule:
-        return Fit(None, f"{size}; kernels= resizes it")
+        return Fit(None, f"{size}; kernels={{'NAME': 'resample'}} resizes it")
     ops: dict[str, Callable[[], Op]] = {
         "resample": lambda: ResamplePatch(target=b, source=a),
         "pad": lambda: PadKernel(source=a, target=b),

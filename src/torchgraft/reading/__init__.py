@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torchgraft.reading.contents import Contents
     from torchgraft.reading.disk.files import CheckpointFile
 
-__all__ = ["apart_from", "open_checkpoint"]
+__all__ = ["apart_from", "open_checkpoint", "part_of"]
 
 
 def open_checkpoint(checkpoint: Any) -> Source:
@@ -52,6 +52,13 @@ def open_checkpoint(checkpoint: Any) -> Source:
         return _opened(f"<{contents.format}>", contents, ())
     accepted = "a path, an open file, a dictionary of tensors or a module is accepted"
     raise UsageError(f"checkpoint is {a_kind(checkpoint)}; {accepted}{_remedy(checkpoint)}")
+
+
+def part_of(source: Source) -> str:
+    """Return that a source is one file of several that belong together, "" where nothing says so."""
+    from torchgraft.reading.folders import said_part
+
+    return said_part(source.origin) if os.path.isfile(source.origin) else ""
 
 
 def _remedy(given: object) -> str:

@@ -101,11 +101,19 @@ def _file(path: str, opened: OpenFiles) -> Contents:
 
         return read_dcp(os.path.dirname(path) or ".", opened)
     contents = _one(CheckpointFile(path), opened)
-    if ranks := _ranks_beside(path) or _ranks_beside(os.path.dirname(path)):
-        contents.warnings.append(
-            f"the file is one of {ranks} ranks, which hold parts of tensors: name the folder of all"
-        )
+    if part := said_part(path):
+        contents.warnings.append(f"{part}: name the folder of all")
     return contents
+
+
+def said_part(path: str) -> str:
+    """Return that a file is one of several that belong together, by its name and those beside it; "" where it is whole."""
+    from torchgraft.reading.sharded import shards_told
+
+    if ranks := _ranks_beside(path) or _ranks_beside(os.path.dirname(path)):
+        return f"the file is one of {ranks} ranks, which hold parts of tensors"
+    shards = shards_told(os.path.basename(path))
+    return f"the file is one of {shards} shards, each of which holds some of the tensors" if shards > 1 else ""
 
 
 def _ranks_beside(path: str) -> int:

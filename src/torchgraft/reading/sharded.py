@@ -77,6 +77,12 @@ def shard_names(names: list[str]) -> list[str]:
     return [m[0] for m in found if (m[1], m[3], m[4]) == (found[0][1], found[0][3], found[0][4])]
 
 
+def shards_told(name: str) -> int:
+    """Return of how many shards a file is one by its name, 0 where it says nothing of it."""
+    found = _NUMBERED.fullmatch(name)
+    return int(found[3]) if found else 0
+
+
 def read_shards(folder: str, names: list[str], opened: OpenFiles) -> Contents:
     """Return the tensors of numbered shards without an index; all of them must be there."""
     match = _NUMBERED.fullmatch(names[0])

@@ -35,7 +35,7 @@ SHORTER = Doubt(
 SEVERAL = Doubt(
     "one_for_several",
     "the file has this once where the model has several beside each other: it may be any of them, or the start of all, as "
-    "when experts are made from one layer (fan_out= fills them all)",
+    "when experts are made from one layer (fan_out={'mlp': ['mlp.experts.0', 'mlp.experts.1']} would fill two)",
 )
 
 

@@ -23,7 +23,7 @@ _SHARES = frozenset({FACTOR, SUMMAND})
 
 FOLDED = (
     "the file has a norm beside this layer that the model lacks; the model's bias may stand for it "
-    "(fold_norms= folds it in)"
+    "(fold_norms=True folds it in)"
 )
 
 

@@ -24,7 +24,7 @@ from torchgraft.matching.tables.packing import (
 from torchgraft.matching.tables.stated import Models
 
 FACTORS = (
-    "it has the rows of {0}, which are put in another order here ({1}; {2}); merge_lora= computes it into the weights, else "
+    "it has the rows of {0}, which are put in another order here ({1}; {2}); merge_lora=True computes it into the weights, else "
     "load without it"
 )
 STACK = "as the names say, which means half by half in some code and row by row in other"
