@@ -68,11 +68,8 @@ class CorruptCheckpointError(CheckpointError):
     exit_code = 3
 
 
-class MissingFileError(CorruptCheckpointError, FileNotFoundError):
-    """Nothing stands at the path that was given. A file that a checkpoint names and lacks is a plain CorruptCheckpointError.
-
-    It is one as well, as it was called in 0.1.0: code that catches that goes on.
-    """
+class MissingFileError(CheckpointError, FileNotFoundError):
+    """Nothing stands at the path that was given. A file that a checkpoint names and lacks is a CorruptCheckpointError."""
 
 
 class UnsafeCheckpointError(CheckpointError):
