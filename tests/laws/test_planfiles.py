@@ -300,11 +300,11 @@ def test_a_proof_is_void_once_values_or_steps_are_others(proved, what):
     assert report.plan.proof is None
     assert not [check for check in report.checks if check.name == "outputs"]
     said = (
-        "the checkpoint holds other values than that it was made with"
+        "the checkpoint holds other values than the one it was made with"
         if what == "values"
         else "its steps were changed since"
     )
-    assert f"the proof that the plan was kept with is void: {said}" in str(report)
+    assert f"the plan's own proof no longer holds: {said}" in str(report)
     assert made.proof.words() not in str(report)
 
 

@@ -83,11 +83,11 @@ def recheck_proof(plan: Plan, source: Source) -> Plan:
     if proof.seal is None or proof.seal.steps != _steps_digest(plan):
         lost = "its steps were changed since"
     elif proof.seal.values != _values_digest(plan, source):
-        lost = "the checkpoint holds other values than that it was made with"
+        lost = "the checkpoint holds other values than the one it was made with"
     else:
         kept = replace(proof, kept=True)
         return replace(plan, proof=kept, notes=(*notes, kept.words()))
-    void = f"the proof that the plan was kept with is void: {lost}; prove it again with inputs="
+    void = f"the plan's own proof no longer holds: {lost}; prove it again with inputs="
     return replace(plan, proof=None, notes=(*notes, void))
 
 

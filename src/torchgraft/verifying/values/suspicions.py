@@ -169,8 +169,8 @@ def _scales(tensors: Tensors, shapes: Shapes) -> Iterator[Suspicion]:
             if ratio > FAR_FACTOR or ratio < 1 / FAR_FACTOR:
                 more = f"{ratio:.3g} times" if ratio > 1 else f"1/{1 / ratio:.3g} of"
                 text = (
-                    f"{name} has a root mean square of {tensors[name].rms:.3g}, {more} the {usual:.3g} of its {len(names)} "
-                    "like"
+                    f"{name} has a root mean square of {tensors[name].rms:.3g}, {more} the {usual:.3g} that is usual "
+                    f"for the {len(names)} tensors of its kind"
                 )
                 yield Suspicion(rule="scale", text=text, names=(name,))
 
