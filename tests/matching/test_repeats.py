@@ -3,9 +3,11 @@
 from unittest.mock import patch
 
 import pytest
+import torch
 from decoders import Decoder, matched, pairs
 from hypothesis import HealthCheck, given, settings
 
+import torchgraft as tg
 from torchgraft.core.errors import UsageError
 from torchgraft.core.plan import Certainty
 from torchgraft.matching.solving.solve import solve
@@ -93,3 +95,13 @@ def test_lists_that_look_alike_but_do_not_correspond_are_taken_whole_in_another_
     layers_like_experts = Decoder("m" * 12, experts=11, spelling="meta"), Decoder("m" * 12, experts=12)
     whole = 6 * (7 + 33) + 3, 6 * (7 + 36) + 3
     assert asked(*layers_like_experts) == [(whole[0], 6 * (7 + 18) + 3), whole]
+
+
+def test_too_many_that_nothing_tells_apart_are_said_before_each_was_compared_with_each():
+    names = [f"{one}{other}" for one in "bdfghklm" for other in "npqrstvwxz"]
+    source, target = ({f"{name}{end}": torch.zeros(4, 3) for name in names} for end in "oi")
+    with (
+        patch("torchgraft.matching.judging.rivals.MOST_COMPARED", 2000),
+        pytest.raises(UsageError, match=r"each one of 80 that nothing tells apart.* rename="),
+    ):
+        tg.plan(target, source)

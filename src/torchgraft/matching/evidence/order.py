@@ -102,8 +102,12 @@ class Order:
 
     def in_one_member(self, first: int, second: int) -> bool:
         """Return whether two units lie in one member of a list, blocks around blocks included."""
-        a, b = self.segments[first], self.segments[second]
-        return any(stem(part) is not None for part in a[: shared_start(a, b)])
+        for a, b in zip(self.segments[first], self.segments[second], strict=False):
+            if a != b:
+                return False
+            if stem(a) is not None:
+                return True
+        return False
 
     def list_called(self, first: int, second: int) -> str:
         """Return the path of the list at whose numbers two units stand; "" where they do not."""

@@ -13,7 +13,7 @@ import numpy as np
 from torchgraft.matching.evidence.order import Order
 from torchgraft.matching.evidence.scores import FITS, NEVER, Evidence
 from torchgraft.matching.judging.openings import openings
-from torchgraft.matching.judging.rivals import SWAP_GAP, by_words, fit_only_so, rivals_of
+from torchgraft.matching.judging.rivals import SWAP_GAP, Compared, by_words, fit_only_so, rivals_of
 from torchgraft.matching.names.lists import place_of
 from torchgraft.matching.names.words import canonical
 
@@ -97,7 +97,11 @@ def judged(
     votes: tuple[np.ndarray, np.ndarray],
     context: Context,
 ) -> list[Pair]:
-    """Return the pairs with all that speaks for and against them."""
+    """Return the pairs with all that speaks for and against them.
+
+    Raises:
+        UsageError: too many are alike to compare each with each.
+    """
     judge = _Judge(pairs, total, evidence, votes, context)
     return [judge.pair(i, j) for i, j in pairs]
 
@@ -125,6 +129,7 @@ class _Judge:
         moved = {pair for pair in pairs if self._left.leaves_its_place(*pair)}
         self._moved = moved | self._in_blocks_of(moved, pairs)
         self._elsewhere: dict[frozenset[Index], bool] = {}
+        self._compared = Compared()
 
     def _in_blocks_of(self, some: Collection[Index], pairs: Iterable[Index]) -> set[Index]:
         """Return the pairs whose blocks are those of some of them."""
@@ -164,6 +169,7 @@ class _Judge:
         free = [(side, k) for side, k, other in rivals if other is None]
         near = [one for one in free if not self._stands_elsewhere(pair, *one)]
         others = {(k, other) if side == 0 else (other, k) for side, k, other in rivals if other is not None}
+        self._compared.add(len(others), *pair, *self._sequences)
         return Rivalry(
             runner_up=runner_up if column[runner_up] > FITS else None,
             margin=float(self._total[i, j] - max(column.max(initial=0.0), row.max(initial=0.0))),
@@ -216,8 +222,7 @@ class _Judge:
         here = first.exchange(i, ours)
         there = second.exchange(j, theirs) if here else None
         if here and there and all(self._partners[0].get(a) == b for a, b in zip(here.likes, there.likes, strict=True)):
-            lists = first.list_called(i, ours), second.list_called(j, theirs)
-            return (here.rising == there.rising) != (lists in self._context.opposite)
+            return (here.rising == there.rising) != self._face_each_other(pair, other)
         if self._as_in_other_blocks(pair, other) or fit_only_so(pair, other, self._evidence):
             return True
         said, told = by_words(pair, other, self._evidence)
@@ -232,9 +237,17 @@ class _Judge:
             return True
         return not self._in_branches(pair, other) and self._are_apart(pair, other)
 
+    def _face_each_other(self, pair: Index, other: Index) -> bool:
+        """Return whether the lists at whose numbers two pairs stand are counted from opposite ends by the two sides."""
+        if not self._context.opposite:
+            return False
+        ours, theirs = (order.list_called(a, b) for order, a, b in zip(self._sequences, pair, other, strict=True))
+        return (ours, theirs) in self._context.opposite
+
     def _as_in_other_blocks(self, pair: Index, other: Index) -> bool:
         """Return whether other blocks tell two pairs of a block apart, and none says otherwise: a name means one thing in all."""
-        if not all(order.in_one_member(a, b) for order, a, b in zip(self._sequences, pair, other, strict=True)):
+        first, second = self._sequences
+        if not (first.in_one_member(pair[0], other[0]) and second.in_one_member(pair[1], other[1])):
             return False
         both = frozenset((pair, other))
         known = self._elsewhere.get(both)

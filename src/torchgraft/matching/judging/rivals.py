@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from torchgraft.core.errors import UsageError
+from torchgraft.matching.evidence.order import Order
 from torchgraft.matching.evidence.scores import Evidence, Said
 
 # A row or a column of a matrix; a source and a target.
@@ -15,6 +17,30 @@ NAME_GAP, BLOCK_GAP = 0.05, 0.07
 SWAP_GAP = 0.3
 # Where both names have this much in common, a word more says it, too: `visual` of two towers, `temporal` of two attentions.
 HALF = 0.5
+# So often a pair is compared with a rival, in some ten seconds; where names tell nothing apart, each is with each.
+MOST_COMPARED = 2_000_000
+
+
+class Compared:
+    """Counts how often pairs were compared with their rivals."""
+
+    def __init__(self) -> None:
+        self._times = 0
+
+    def add(self, rivals: int, i: int, j: int, sources: Order, targets: Order) -> None:
+        """Count the pair of units `i` and `j`, which has so many rivals.
+
+        Raises:
+            UsageError: there are too many.
+        """
+        self._times += rivals
+        if self._times > MOST_COMPARED:
+            ours, theirs = ".".join(sources.segments[i]), ".".join(targets.segments[j])
+            raise UsageError(
+                f"names leave open who feeds whom: {ours} of the file and {theirs} of the model are each one of {rivals + 1} "
+                "that nothing tells apart, and comparing each with each would take minutes: say how names correspond with "
+                "rename= (or which layers with layers=)"
+            )
 
 
 def _are_less_alike(line: Line, pair: tuple[int, int], said: Said) -> np.ndarray:

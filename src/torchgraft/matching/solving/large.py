@@ -19,7 +19,7 @@ AT_ONCE = 10_000
 # From more possible pairs on, those whose names may decide are not compared with the others: it would take a minute.
 SOME = 4_000_000
 # More pairs than these are not compared: at about so many bytes each, memory would run out and time with it.
-MOST, BYTES = 40_000_000, 100
+MOST, BYTES = 16_000_000, 100
 
 _make_pair = maker(Pair)
 
