@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import isfinite
 
 from torchgraft.core.errors import UsageError
 from torchgraft.core.formatting import listed
-from torchgraft.core.places import places
 from torchgraft.core.results.verification import Cause, Divergence, OutputComparison, Verification
 from torchgraft.verifying.divergence import ROUNDING, Matches, is_distinctive
 from torchgraft.verifying.explaining import explain
@@ -37,11 +36,12 @@ def verify_models(request: VerifyRequest) -> Verification:
     settings = ComparedSettings()
     if request.source is not None:  # which may be empty, as a list
         settings = compare_settings(request.model, request.source, request.plan)
-    comparisons, divergence, causes = _compare_all(request, settings)
+    planned = PlannedValues(request.plan, request.model, request.source)
+    comparisons, divergence, causes = _compare_all(request, planned, settings)
     passed = all(one.passed for one in comparisons)
     last = comparisons[-1]
     matches = last.matches
-    proof = _prove(request, [(one.source, one.target) for one in comparisons], last.limit, passed=passed)
+    proof = _prove(request, planned, [(one.source, one.target) for one in comparisons], last.limit, passed=passed)
     return Verification(
         outputs=tuple(output for one in comparisons for output in one.outputs),
         inputs=len(request.input_pairs),
@@ -55,16 +55,16 @@ def verify_models(request: VerifyRequest) -> Verification:
         parts=tuple(proof.parts),
         unproved=tuple(sorted(proof.unproved)),
         notes=(
-            *_notes(request, comparisons),
+            *_notes(request, planned, comparisons),
             *filter(None, [proof.order_note]),
-            *_deviating_weight_notes(request, proof.deviating, None if passed else causes),
+            *_deviating_weight_notes(planned, None if passed else causes),
         ),
         seconds=time.perf_counter() - start,
     )
 
 
 def _compare_all(
-    request: VerifyRequest, settings: ComparedSettings
+    request: VerifyRequest, planned: PlannedValues, settings: ComparedSettings
 ) -> tuple[Sequence[_Comparison], Divergence | None, Sequence[Cause]]:
     """Return what the runs on each input gave, up to the first on which outputs differ; where the last ones part, and why."""
     comparisons: list[_Comparison] = []
@@ -78,20 +78,20 @@ def _compare_all(
         comparisons.append(one)
         limit = one.limit
         if not (one.passed and one.equal_to_rounding):
-            divergence, causes = explain(request, one.matches, number, settings)
+            divergence, causes = explain(request, one.matches, number, planned=planned, settings=settings)
             if not one.passed:
                 break
     return comparisons, divergence, causes
 
 
-def _notes(request: VerifyRequest, comparisons: Sequence[_Comparison]) -> list[str]:
-    """Return what is to be known about the runs and the plan beside whether outputs agree."""
+def _notes(request: VerifyRequest, planned: PlannedValues, comparisons: Sequence[_Comparison]) -> list[str]:
+    """Return notes on the runs and on the plan, besides whether outputs agree."""
     unlike = any(not isfinite(output.relative) for one in comparisons for output in one.outputs)
     return [
         *dict.fromkeys(note for one in comparisons for note in one.notes),
         *(_last_match_note(comparisons[-1].matches) if unlike else ()),
         *_training_mode_notes(request),
-        *_missing_tensor_notes(request),
+        *(_missing_tensor_notes(planned) if request.source is not None else ()),
     ]
 
 
@@ -147,13 +147,14 @@ def _compare_runs(request: VerifyRequest, number: int, least_limit: float) -> _C
     )
 
 
-def _prove(request: VerifyRequest, runs: Sequence[tuple[Run, Run]], limit: float, *, passed: bool) -> ProofByParts:
+def _prove(
+    request: VerifyRequest, planned: PlannedValues, runs: Sequence[tuple[Run, Run]], limit: float, *, passed: bool
+) -> ProofByParts:
     """Return what these runs (of the source, of the target) prove of each tensor, and what more runs prove.
 
     Of models that ran in another mode than evaluation only the runs themselves are looked at.
     """
-    tensors = {place.name: place.tensor for place in places(request.source)} if request.source is not None else {}
-    deviating = PlannedValues(request.plan, request.model, request.source).deviating_steps()
+    tensors = planned.source
     proof = ProofByParts(
         model=request.model,
         source_model=request.source if request.eval_mode else None,
@@ -162,7 +163,7 @@ def _prove(request: VerifyRequest, runs: Sequence[tuple[Run, Run]], limit: float
         shapes={name: tuple(tensor.shape) for name, tensor in tensors.items()},
         read=lambda feed: tensors[feed.key],
         tolerance=Tolerance(ROUNDING[coarsest_dtype(*(run.outputs for pair in runs for run in pair))], limit),
-        deviating=frozenset(step.slot.name for step in deviating),
+        deviating=frozenset(step.slot.name for step in planned.deviating_steps),
     )
     if proof.unproved:
         proof.prove(request.input_pairs, runs, outputs_agree=passed)
@@ -186,33 +187,25 @@ def _last_match_note(matches: Matches) -> list[str]:
     return []
 
 
-def _missing_tensor_notes(request: VerifyRequest) -> list[str]:
+def _missing_tensor_notes(planned: PlannedValues) -> list[str]:
     """Return a note where tensors of the plan are not in the models, so that their values are unknown."""
-    if request.source is None:
-        return []
-    target, source = ({p.name for p in places(model)} for model in (request.model, request.source))
-    missing = [step.slot.name for step in request.plan.steps if step.slot.name not in target]
-    missing += [feed.key for step in request.plan.steps for feed in step.feeds if feed.key not in source]
+    missing = [step.slot.name for step in planned.plan.steps if step.slot.name not in planned.target]
+    missing += [feed.key for step in planned.plan.steps for feed in step.feeds if feed.key not in planned.source]
     if not missing:
         return []
     return [f"the plan names tensors that the models don't have, values not compared: {listed(missing, 4)}"]
 
 
-def _deviating_weight_notes(
-    request: VerifyRequest, deviating: Collection[str], causes: Sequence[Cause] | None
-) -> list[str]:
+def _deviating_weight_notes(planned: PlannedValues, causes: Sequence[Cause] | None) -> list[str]:
     """Return a note on weights that hold something else than planned, beside those that are among the causes.
 
     There are no `causes` (None) where outputs agree all the same.
     """
     told = {cause.target for cause in causes or ()}
-    steps = [
-        s for s in request.plan.steps
-        if s.slot.name in deviating and s.slot.spec.dtype.is_float and s.slot.name not in told
-    ]  # fmt: skip
+    steps = [s for s in planned.deviating_steps if s.slot.spec.dtype.is_float and s.slot.name not in told]
     if not steps:
         return []
-    cause = PlannedValues(request.plan, request.model, request.source).cause(steps[0])
+    cause = planned.cause(steps[0])
     more = f", and {len(steps) - 1} more hold others than planned" if len(steps) > 1 else ""
     return [f"{'outputs agree, and ' if causes is None else ''}{cause.text}{more}"]
 

@@ -25,11 +25,10 @@ _WITHOUT_SETTING = frozenset({"structure", "failure", "buffer", "scale", "rotary
 
 
 def explain(
-    request: VerifyRequest, matches: Matches, number: int, settings: ComparedSettings
+    request: VerifyRequest, matches: Matches, number: int, *, planned: PlannedValues, settings: ComparedSettings
 ) -> tuple[Divergence | None, list[Cause]]:
     """Return where the two runs of input `number` part, and the likely causes, the surest first."""
-    planned = PlannedValues(request.plan, request.model, request.source)
-    deviating = planned.deviating_steps()
+    deviating = planned.deviating_steps
     known_wrong = None
     if request.plan_given:
         known_wrong = _first_use(matches.target, {name for step in deviating for name in step.slot.names})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from functools import cached_property
 from itertools import permutations
 
 from torchgraft.core.grounds import Ground
@@ -42,8 +43,9 @@ class PlannedValues:
         """Return the part of the model's tensor that the plan writes."""
         return rows_of(self.target[step.slot.name].detach().to("cpu"), step.rows)
 
+    @cached_property
     def deviating_steps(self) -> list[Step]:
-        """Return the steps whose slots hold something else than planned."""
+        """The steps whose slots hold something else than planned. Looks at all values, once."""
         return [
             step
             for step in self.plan.steps
