@@ -176,13 +176,7 @@ def _absolute(
         UsageError: the stated grids have more positions than the tables.
     """
     if stated is not None:
-        prefixes = tuple(n - h * w for n, (h, w) in zip(rows, stated, strict=True))
-        if min(prefixes) < 0:
-            raise UsageError(
-                f"grids={{{name!r}: {stated}}}: {times(stated[0])} and {times(stated[1])} positions are more than the table "
-                f"has: {rows[0]} rows in the file, {rows[1]} in the model"
-            )
-        return _regrid(stated, (prefixes[0], prefixes[1]), dim, sides, library, rows[1])
+        return _regrid(stated, _rows_beside(name, rows, stated), dim, sides, library, rows[1])
     file, model = (_layout(n, side) for n, side in zip(rows, sides, strict=True))
     patched = bool(sides[0].patches and sides[1].patches)
     if patched and file and model and not _rows_for_other_tokens(file, model, sides):
@@ -209,6 +203,21 @@ def _absolute(
         "resamples"
     )
     return replace(fit, text=text, certainty=Certainty.DOUBT)
+
+
+def _rows_beside(name: str, rows: tuple[int, int], grids: tuple[Grid, Grid]) -> tuple[int, int]:
+    """Return how many rows of both tables stand before the stated grids.
+
+    Raises:
+        UsageError: the grids have more positions than the tables.
+    """
+    file, model = (count - height * width for count, (height, width) in zip(rows, grids, strict=True))
+    if min(file, model) < 0:
+        raise UsageError(
+            f"grids={{{name!r}: {grids}}}: {times(grids[0])} and {times(grids[1])} positions are more than the table "
+            f"has: {rows[0]} rows in the file, {rows[1]} in the model"
+        )
+    return file, model
 
 
 def _from_the_start(rows: tuple[int, int], dim: int) -> Fit:

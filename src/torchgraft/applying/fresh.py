@@ -114,12 +114,11 @@ def _by_constructor(constructor: Constructor, remaining: dict[str, Cell]) -> Non
 def _by_ancestors(by_path: Mapping[str, nn.Module], remaining: dict[str, Cell]) -> None:
     """Let the nearest ancestor that initialises modules do so for each owner."""
     for path in dict.fromkeys(place.owner for cell in list(remaining.values()) for place in cell.places):
-        for outer in around(path):
-            for name in INITS:
-                method = getattr(by_path[outer], name, None)
-                if callable(method):
-                    stand_in = StandIn(by_path[path], _tensors(remaining))
-                    _run(partial(method, stand_in.module), stand_in, remaining)
+        for outer, name in product(around(path), INITS):
+            method = getattr(by_path[outer], name, None)
+            if callable(method):
+                stand_in = StandIn(by_path[path], _tensors(remaining))
+                _run(partial(method, stand_in.module), stand_in, remaining)
 
 
 def _by_resets(by_path: Mapping[str, nn.Module], remaining: dict[str, Cell]) -> None:

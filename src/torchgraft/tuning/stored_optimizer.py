@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torchgraft.core.errors import UsageError, printable
-from torchgraft.core.names import EMA_SEGMENTS
+from torchgraft.core.names import EMA_SEGMENTS, ends
 from torchgraft.core.specs import Network, Shape, Source, TensorSpec
 
 _KEY = re.compile(r"(?P<prefix>(?:[^.]+\.)??)state\.(?P<who>.+)\.(?P<field>[^.]+)")
@@ -153,20 +153,29 @@ def _names_in_checkpoint(names: Sequence[str], parameters: Mapping[str, Shape]) 
     """
     if any(name in parameters for name in names):
         return names
-    head = names[0]
-    while "." in head:
-        head = head.partition(".")[2]
-        cut = len(names[0]) - len(head)
-        if head in parameters and all(name.startswith(names[0][:cut]) for name in names):
+    found = _without_wrapper(names, parameters) or _in_wrapper(names, parameters)
+    if not found:
+        raise UsageError(
+            f"the old optimizer's parameters have other names than the checkpoint's, e.g. {printable(names[0])}"
+        )
+    return found
+
+
+def _without_wrapper(names: Sequence[str], parameters: Mapping[str, Shape]) -> list[str]:
+    """Return the names without the path that all of them begin with and the checkpoint's don't; [] where there is none."""
+    for own in list(ends(names[0]))[1:]:
+        cut = len(names[0]) - len(own)
+        if own in parameters and all(name.startswith(names[0][:cut]) for name in names):
             return [name[cut:] for name in names]
-    ends = (key.removesuffix(names[0]) for key in parameters if key.endswith(f".{names[0]}"))
-    live = (path for path in ends if EMA_SEGMENTS.isdisjoint(path.split(".")))  # averages are not what was optimized
+    return []
+
+
+def _in_wrapper(names: Sequence[str], parameters: Mapping[str, Shape]) -> list[str]:
+    """Return the names behind the one path that the checkpoint has before all of them; [] where none or several fit."""
+    paths = (key.removesuffix(names[0]) for key in parameters if key.endswith(f".{names[0]}"))
+    live = (path for path in paths if EMA_SEGMENTS.isdisjoint(path.split(".")))  # averages are not what was optimized
     wrappers = [path for path in live if all(path + name in parameters for name in names)]
-    if len(wrappers) == 1:
-        return [wrappers[0] + name for name in names]
-    raise UsageError(
-        f"the old optimizer's parameters have other names than the checkpoint's, e.g. {printable(names[0])}"
-    )
+    return [wrappers[0] + name for name in names] if len(wrappers) == 1 else []
 
 
 def _by_order(stored: StoredOptimizer, shapes: Sequence[Shape]) -> list[str]:
@@ -202,8 +211,8 @@ def interleavings(
         if len(further) > MAX_PARTIAL_WAYS:
             return None
         ways = further
-    ends = ways.get(tuple(len(group) for group in groups), [])
-    return [_path_to_list(path) for path in ends]
+    found = ways.get(tuple(len(group) for group in groups), [])
+    return [_path_to_list(path) for path in found]
 
 
 def _path_to_list(path: Any) -> list[str]:

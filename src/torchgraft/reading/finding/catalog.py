@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from array import array
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import pairwise
 from math import prod
 from typing import Any
 
@@ -26,6 +24,7 @@ from torchgraft.core.specs import Network, TensorSpec
 from torchgraft.core.system.fast_objects import maker
 from torchgraft.reading.contents import Contents
 from torchgraft.reading.finding.roles import are_generators, are_moments, is_counter, is_optimizer, role_of
+from torchgraft.reading.finding.second_names import second_names
 from torchgraft.reading.finding.tree import (
     are_tensors,
     children,
@@ -44,7 +43,6 @@ MAX_ENTRIES = 20_000_000
 MAX_PARTS = 1000  # of a name, between dots or slashes; those of real models have ten
 LONG_NUMBER = re.compile(r"\d{1000}")
 LONG_KEY = 1000
-HASHES_AT_ONCE = 200_000
 MAX_FACTS = 200_000  # of an optimizer's groups, and of the versions of a state dict
 
 Entries = Collection[tuple[str, Any]]
@@ -233,7 +231,7 @@ class _Cataloguer:
             role = "optimizer"
         if role == "model" and are_generators(specs.values()):
             role = "other"
-        network = Network(where, specs, role, _second_names(tensors) or None)
+        network = Network(where, specs, role, second_names(tensors) or None)
         self.out.networks.insert(len(self.out.networks) if at is None else at, network)
         self.out.tensors[where] = tensors
 
@@ -351,47 +349,22 @@ class _Cataloguer:
         out = self.out.warnings
         out += [f"there are keys that are {why}, as {printable(key, 60)}" for why, key in self.odd_keys.items()]
         found = self.out.tensors.values()
-        names = next(iter(found)) if len(found) == 1 else {name for tensors in found for name in tensors}
-        text = "".join(names)
-        if not text.isprintable():
-            odd = sorted(n for n in names if not n.isprintable())
-            shown = ", ".join(printable(n, 60) for n in odd[:4])
-            out.append(f"{counted(len(odd), 'key')} with characters that can't be printed, as {shown}")
-        if "" in names:
-            out.append("there is a tensor whose key is empty")
-        if names and len(longest := max(names, key=len)) > LONG_KEY:
-            out.append(f"there are keys of up to {len(longest)} characters, as {printable(longest, 60)}")
-        if not text.isascii():
-            forms = {unicodedata.normalize("NFC", n) for n in names if not n.isascii()}
-            count = sum(not n.isascii() for n in names)
-            if len(forms) != count:
-                out.append(f"{count - len(forms)} keys differ from others in their Unicode form only")
+        out += _odd_names(next(iter(found)) if len(found) == 1 else {name for tensors in found for name in tensors})
 
 
-def _second_names(tensors: Mapping[str, StoredTensor]) -> dict[str, str]:
-    """Return name -> earlier name, for names of the very same memory.
-
-    Identities are compared where their hashes meet: to keep a million of them would take more memory than the tensors.
-    """
-    if set(map(type, tensors.values())) <= {TensorView}:
-        sources = {id(tensor.source) for tensor in tensors.values() if isinstance(tensor, TensorView)}
-        if len(sources) == len(tensors):
-            return {}
-        del sources
-    hashes = array("q", (hash(tensor.identity) for tensor in tensors.values()))
-    meet: set[int] = set()
-    parts = 1 + len(hashes) // HASHES_AT_ONCE  # one after the other, for the memory's sake
-    for part in range(parts):
-        order = sorted([h for h in hashes if h % parts == part] if parts > 1 else hashes)
-        meet.update(a for a, b in pairwise(order) if a == b)
-    if not meet:
-        return {}
-    firsts: dict[Any, str] = {}
-    shared: dict[str, str] = {}
-    for (name, tensor), found in zip(tensors.items(), hashes, strict=True):
-        identity = tensor.identity if found in meet and 0 not in tensor.shape else None
-        if identity is not None:
-            first = firsts.setdefault(identity, name)
-            if first is not name:
-                shared[name] = first
-    return shared
+def _odd_names(names: Collection[str]) -> Iterator[str]:
+    """Yield what is odd about names: empty, very long, or with characters that mislead who reads them."""
+    text = "".join(names)
+    if not text.isprintable():
+        odd = sorted(n for n in names if not n.isprintable())
+        shown = ", ".join(printable(n, 60) for n in odd[:4])
+        yield f"{counted(len(odd), 'key')} with characters that can't be printed, as {shown}"
+    if "" in names:
+        yield "there is a tensor whose key is empty"
+    if names and len(longest := max(names, key=len)) > LONG_KEY:
+        yield f"there are keys of up to {len(longest)} characters, as {printable(longest, 60)}"
+    if not text.isascii():
+        beyond = [n for n in names if not n.isascii()]
+        forms = {unicodedata.normalize("NFC", n) for n in beyond}
+        if len(forms) != len(beyond):
+            yield f"{len(beyond) - len(forms)} keys differ from others in their Unicode form only"

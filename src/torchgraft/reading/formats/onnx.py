@@ -135,8 +135,7 @@ class _Reader:
             if tensor is not None and kind == "Constant" and label == "value":
                 found = read_initialiser(self.messages, tensor)
                 found.name = output
-                view = self._view(found)
-                if view is not None:
+                if (view := self._view(found)) is not None:
                     yield output, view
             for i, graph in enumerate(graphs):
                 where = f"{name or f'{kind}_{count}'}.{label}{f'_{i}' if len(graphs) > 1 else ''}"
