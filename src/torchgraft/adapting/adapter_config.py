@@ -8,7 +8,7 @@ from math import isfinite, sqrt
 
 from torchgraft.core.errors import UsageError, printable
 
-# How PEFT starts adapters that are trained beside what is left of the weights, and not beside the weights as they were.
+# Ways in which PEFT starts adapters beside changed weights: without the part that the adapter takes over at first.
 _SPLIT_BASES = ("pissa", "olora", "corda", "loftq", "lora_ga")
 # Fields of PEFT's LoraConfig with which a module is more than its weight with the product added to it.
 _OTHERWISE = (

@@ -42,7 +42,7 @@ EITHER_CHANNELS = (
     "kernel axes in another order; a transposed convolution's kernel has as many channels in as out, and nothing shows which "
     "are first (Keras keeps [..., out, in], Flax [..., in, out] and turns it round)"
 )
-# Of what has no other way to be told: see `matching/parts/forms.py` for kernels that have.
+# For tensors that nothing else tells about: see `matching/parts/forms.py` for kernels that have another sign.
 INPUTS_FIRST = "but a kernel of TensorFlow or JAX keeps its inputs first, and nothing shows which axis that is here"
 IN_OUT = "as a kernel is in TensorFlow and JAX"
 HAIKU = "nothing shows whether the outputs of `w` are its last axis (as in Haiku) or its first"

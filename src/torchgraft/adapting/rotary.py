@@ -53,7 +53,7 @@ def with_pairs(fit: Fit, source: Leaf, target: Leaf) -> Fit:
     """Return the fit with the rows in the order of the model's pairs.
 
     The layouts are read from names, which others may use for another layout: no more than likely. The same holds
-    where only one side's is known, unless both have one name but for modules around; where the other side's rows are cut from a
+    where only one side's is known, unless both have one name apart from modules around; where the other side's rows are cut from a
     fused tensor, that is in doubt, as code that fuses them under the same names pairs them in both ways. Without the number of
     heads nothing is filled.
     """

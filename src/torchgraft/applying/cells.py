@@ -212,7 +212,7 @@ class Installation:
                 continue
             done.add(id(old))
             new = _dressed(old, cell.value)
-            self._swapped.append((old, new))  # first: no moment in which it is swapped, and nobody knows
+            self._swapped.append((old, new))  # first, so that no swap ever goes unnoted
             try:
                 torch.utils.swap_tensors(old, new)
             except RuntimeError:  # something else holds the tensor itself, a weak reference or an autograd node

@@ -68,7 +68,7 @@ class Constructor:
 def build_on_meta(factory: Callable[[], nn.Module]) -> tuple[tuple[nn.Module, Constructor] | None, str]:
     """Return the model that `factory` makes with its parameters on the meta device, and what makes it; or None and why that can't be.
 
-    Buffers and other tensors are real: constructors compute with them, and nobody else knows their values. An attempt
+    Buffers and other tensors are real: constructors compute with them, and their values are known nowhere else. An attempt
     that fails leaves random states as they were.
 
     Raises:

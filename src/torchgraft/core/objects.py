@@ -12,7 +12,7 @@ _AN = re.compile(r"[aeioAEIO]|[uU]n(?!i)|nd|[AEFHILMNORSX][A-Z]")
 def entry_or_attribute(given: object, name: str) -> object:
     """Return an entry of a mapping, or an attribute of another object; None where there is none.
 
-    None, too, where the object raises, whatever it is: some configurations do for what has a value per layer, or for an
+    Also None where the object raises anything: some configurations do for what has a value per layer, or for an
     entry that refers to one that isn't there.
     """
     try:

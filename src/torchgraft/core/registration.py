@@ -21,7 +21,7 @@ _DIGITS = re.compile(r"(\d+)")
 # may come before the last one of the shard before.
 SORTED = 0.125
 # Share of modules that are entered once more after they were left, from which on tensors are scattered; and of neighbours in a
-# list that count down, from which on lists don't come in the order of their numbers. A single one is let be: something may
+# list that count down, from which on lists don't come in the order of their numbers. A single one doesn't count: something may
 # have been put behind all else.
 SCATTERED, BACKWARDS = 0.05, 0.4
 

@@ -14,7 +14,7 @@ from torchgraft.reading.containers.zip_records import RecordBytes
 from torchgraft.reading.disk.files import CheckpointFile
 from torchgraft.reading.tensors import FileBytes, StoredTensor, TensorView
 
-GAP = 4096  # reading on over what nobody wants costs less than another system call
+GAP = 4096  # reading over a gap of this size costs less than another system call
 
 
 class Spot(NamedTuple):

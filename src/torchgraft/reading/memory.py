@@ -139,7 +139,7 @@ def _unread(tensor: Any) -> tuple[str, str] | None:
 def _has_memory(tensor: Any) -> bool:
     """Return whether the tensor lies somewhere, which what torch's transformations wrap does not."""
     if type(tensor).__module__ != "torch":
-        return True  # a class of somebody's own
+        return True  # a class that is not torch's
     try:
         tensor.data_ptr()
     except RuntimeError:

@@ -1,7 +1,7 @@
 """The processes that hold a model together, and what they must agree on.
 
 Everything here is collective: all members call the same methods in the same order, and an error in one of them is an
-error in all, so that nobody waits for a process that gave up.
+error in all, so that no process waits for one that gave up.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from torchgraft.thinning.runs import Runs, sizes_of, tree_of
 # Where neither side has more tensors it isn't worth the detour, nor where of one more than every third stays.
 MANY = 600
 WORTH = 3
-# What is told of a module, beside its tensors: no tensor is called so.
+# Key under which a module itself is noted among its tensors: no tensor is called so.
 _CLASS, _HEADS = "\0class", "\0heads"
 
 

@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeAlias
 # longer one: lists of different lengths never become equally long.
 WHOLE = 8
 _NUMBERED = re.compile(r"((?:.*?[^0-9])?)(0|[1-9][0-9]{0,8})", re.DOTALL)
-# Names of more segments are nobody's model.
+# Names of more segments are of no real model.
 DEEPEST = 100
 
 Tree: TypeAlias = "dict[str, Tree | int]"

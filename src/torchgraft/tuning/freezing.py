@@ -43,7 +43,7 @@ class Frozen:
 
     Attributes:
         names: parameters that get no gradients now (the first name of each tied one).
-        held: parameters of which the part that the checkpoint filled gets no gradients, and the rest goes on learning.
+        held: parameters whose part that the checkpoint filled gets no gradients, while the rest goes on learning.
         modules: paths of the modules that are kept in evaluation mode.
         left: parameters and statistics that could be expected here and still change, each with the reason: also what is
             frozen, and shares memory with a parameter that isn't.
@@ -69,7 +69,7 @@ class Frozen:
     def undo(self) -> None:
         """Put gradient flags, gradients and modes back as they were before; a second call does nothing.
 
-        What another freeze() holds as well stays frozen until that is undone, too, in whatever order.
+        What another freeze() holds as well stays frozen until both are undone, in whatever order.
         """
         while self._undo:
             self._undo.pop()()

@@ -17,7 +17,7 @@ from torchgraft.core.specs import Network, Shape, Source, TensorSpec
 
 _KEY = re.compile(r"(?P<prefix>(?:[^.]+\.)??)state\.(?P<who>.+)\.(?P<field>[^.]+)")
 _BARE = re.compile(r"(?P<prefix>)(?P<who>\d+)\.(?P<field>[^.]+)")
-# Ways of dealing parameters out to groups that are followed at a time; where there are more, which is right can't be told.
+# At most so many ways of dealing parameters out to groups are followed; of more the right one can't be found.
 MAX_PARTIAL_WAYS = 512
 
 

@@ -23,7 +23,7 @@ _EXTRA = "_extra_state"
 class Converted:
     """The content, how many of its tensors are cast, and remarks on what it lacks or doesn't change.
 
-    `underflowed` grows while the content is written: tensors of which a cast left nothing but zeros.
+    `underflowed` grows while the content is written: tensors that a cast made all zeros.
     """
 
     content: Content

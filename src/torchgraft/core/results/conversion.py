@@ -64,7 +64,7 @@ class Conversion(Shown):
     """What a conversion does to a state dict of these `sources`: `outputs` are moves of data, `computed` are not.
 
     `skipped` are entries of its result that are no tensors. Of a plan that was turned round, `absent` are tensors of the
-    checkpoint that it doesn't give back, and `partly` those of the model of which the checkpoint has no place for a part.
+    checkpoint that it doesn't give back, and `partly` those of the model that have parts without a place in the checkpoint.
     """
 
     sources: Mapping[str, TensorSpec]

@@ -80,7 +80,7 @@ class Pieces:
     def add(self, start: int, stop: int, checksum: int) -> tuple[int, int] | None:
         """Take in a piece; return (stop, checksum) of the run from byte 0 on.
 
-        A piece of which everything is there is left out; else it replaces what it overlaps.
+        A piece that is covered already is left out; any other replaces what it overlaps.
         """
         starts, stops, sums = self._starts, self._stops, self._sums
         low = bisect_right(starts, start)

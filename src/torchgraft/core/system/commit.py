@@ -271,7 +271,7 @@ def _hold(handle: int) -> bool:
     """Lock a new file; return False where a sweep came first, took it for an orphan and removed it."""
     if fcntl is None:  # pragma: no cover
         return True
-    with suppress(OSError):  # a file system without locks: then nobody sweeps, either
+    with suppress(OSError):  # a file system without locks: no sweep happens there, either
         fcntl.flock(handle, fcntl.LOCK_EX)
     return os.fstat(handle).st_nlink > 0
 

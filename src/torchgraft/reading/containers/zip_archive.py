@@ -29,7 +29,7 @@ AHEAD = 32 << 10
 PIECE = 1 << 18  # of compressed data, and of what comes out of it
 RATIO_FREE = 8 << 20
 _LOCAL = struct.Struct("<4s5H3I2H")
-# CRC and sizes of a record that was written where nobody could go back: they follow its data, with ZIP64 or without.
+# CRC and sizes of a record that was written to a stream: they follow its data, with ZIP64 or without.
 _STATED_LATER = (0, 0, 0), (0, FULL32, FULL32)
 _OUTSIDE = re.compile(r"^/|\\|\0|(?:^|/)\.\.(?:/|$)|^[A-Za-z]:", re.MULTILINE)
 _ODD_NAME = re.compile(rf"{_OUTSIDE.pattern}|(?:^|/)\.?/", re.MULTILINE)

@@ -30,7 +30,7 @@ _CAUSE_KINDS = {"padding": "padding", "pad": "padding", "scale": "scale"}
 def definite_causes(matches: Matches, point: DivergencePoint, wrong: Collection[str] = ()) -> list[Cause]:
     """Return what differs at the operations at which runs part: modes, settings, heads, constants; the surest first.
 
-    Tensors that are known to be `wrong` are told of elsewhere.
+    Tensors that are known to be `wrong` are reported elsewhere.
     """
     if point.target is None or point.source is None:
         return []

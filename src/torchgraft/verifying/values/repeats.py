@@ -10,7 +10,7 @@ from torchgraft.core.specs import Piece, Source, TensorSpec
 from torchgraft.core.types import Tensor
 from torchgraft.core.values import same_values
 
-SAMPLE = 64  # bytes of each tensor by which most are told apart
+SAMPLE = 64  # bytes of each tensor that tell most of them apart
 
 
 def find_repeats(source: Source, network: str, specs: Collection[TensorSpec]) -> dict[str, str]:
