@@ -52,3 +52,19 @@ def test_members_of_one_list_that_was_cut_in_chunks_are_no_other_list():
     report = tg.load(model, file)
     assert not report.plan.fresh
     assert torch.equal(model.state_dict()["blocks.3.up.weight"], values["blocks.3.up.weight"])
+
+
+def test_what_the_caller_says_of_a_part_of_a_block_is_no_second_list():
+    """Where norms of the blocks go was in doubt, and told as asked; then all else of the blocks was."""
+    shapes = ((WIDTH,), (WIDTH, WIDTH), (9, WIDTH), (WIDTH, 9))
+
+    def body(outer, *names):
+        inside = {f"{n}.{name}": torch.rand(shape) for n in (0, 1) for name, shape in zip(names, shapes, strict=True)}
+        return {f"{outer}.layers.{name}": value for name, value in inside.items()}
+
+    file = body("model", "norm.weight", "attn.o.weight", "mlp.up.weight", "mlp.down.weight")
+    model = body("decoder", "front.layer_norm_weight", "attn.proj.weight", "mlp.fc1.weight", "mlp.fc2.weight")
+    rule = {"model.layers.{i}.norm.weight": "decoder.layers.{i}.front.layer_norm_weight"}
+    plan = tg.plan(model, file, rename=rule)
+    assert not plan.refusals
+    assert [step.feeds[0].key for step in plan.steps] == list(file)

@@ -190,3 +190,22 @@ def test_rows_that_may_go_by_heads_are_asked_about_where_the_number_of_heads_is_
 
 def linear(times: int = 1) -> nn.Linear:
     return nn.Linear(WIDTH, times * WIDTH)
+
+
+@pytest.mark.parametrize("kind", ["query_key_value", "linear_qkv"])
+def test_parts_for_rows_that_go_head_by_head_ask_for_the_number_of_heads(kind: str) -> None:
+    """The fused layer stayed fresh, as if the file had nothing for it, and its parts were unused."""
+    parts = {f"{part}_proj": nn.Linear(WIDTH, WIDTH) for part in "qkv"}
+    old = network(*(attention("A", None, **parts, dense=nn.Linear(WIDTH, WIDTH)) for _ in range(2)))
+    new = network(
+        *(attention("B", None, **{kind: nn.Linear(WIDTH, 3 * WIDTH)}, dense=nn.Linear(WIDTH, WIDTH)) for _ in range(2))
+    )
+    with pytest.raises(PlanRefusedError, match="how many heads there are isn't known; num_heads= tells") as found:
+        tg.load(new, old.state_dict())
+    assert set(found.value.objections[0].names) == {
+        f"h.{n}.attn.{kind}.{role}" for n in (0, 1) for role in ("weight", "bias")
+    }
+    tg.load(new, old.state_dict(), num_heads=HEADS, on_doubt="take")
+    joined = torch.cat([old.state_dict()[f"h.1.attn.{part}_proj.bias"] for part in "qkv"])
+    assert torch.equal(new.state_dict()[f"h.1.attn.{kind}.bias"], by_heads(joined))
+    tg.load(new, old.state_dict(), fresh=[f"h.*.attn.{kind}"])

@@ -188,3 +188,26 @@ def test_a_missing_rank_of_llama_is_named(tmp_path):
     (tmp_path / "consolidated.01.pth").unlink()
     with pytest.raises(tg.CheckpointError, match=r"rank 1 \(consolidated\.01\.pth\) is missing"):
         tg.inspect(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["_METADATA", "_CHECKPOINT_METADATA", "manifest.ocdbt"])
+def test_orbax_is_told_by_what_it_leaves(tmp_path, name):
+    (tmp_path / name).write_text("{}")
+    with pytest.raises(tg.CheckpointError, match=r"a checkpoint of Orbax \(JAX\), which is not read"):
+        tg.inspect(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["model.ckpt", "model.ckpt.index", "model.ckpt.data-00000-of-00001"])
+def test_a_checkpoint_of_tensorflow_is_told_by_any_of_its_names(tmp_path, name):
+    for end in ("index", "data-00000-of-00001"):
+        (tmp_path / f"model.ckpt.{end}").write_bytes(b"\1" * 80)
+    with pytest.raises(tg.CheckpointError, match="checkpoints of TensorFlow, which is not read"):
+        tg.inspect(tmp_path / name)
+    with pytest.raises(FileNotFoundError):
+        tg.inspect(tmp_path / "other.ckpt")
+
+
+def test_one_file_of_a_distributed_checkpoint_is_told_to_be_one(tmp_path):
+    (tmp_path / "__0_0.distcp").write_bytes(b"PK" * 40)
+    with pytest.raises(tg.CheckpointError, match="one file of a distributed checkpoint: name its folder"):
+        tg.inspect(tmp_path / "__0_0.distcp")

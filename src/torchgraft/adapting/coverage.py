@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator
 
+from torchgraft.adapting.adapter_names import OTHER_ADAPTERS, are_mergeable, is_adapter
 from torchgraft.adapting.fit import mismatch, reordered
-from torchgraft.adapting.lora import is_adapter
 from torchgraft.core.errors import printable
 from torchgraft.core.formatting import grouped, percent, tensors
 from torchgraft.core.grounds import Ground
@@ -56,6 +56,8 @@ def coverage_objections(plan: Plan) -> Iterator[Objection]:
 def _remedy(plan: Plan, variant: str, sizes: str, lower: str) -> str:
     """Return what to do where next to nothing finds a place; `lower` says how to take it as it is."""
     if any(is_adapter(key) for key in plan.source_specs):
+        if not are_mergeable(plan.source_specs):
+            return f"it holds adapters, {OTHER_ADAPTERS}"
         return "it holds low-rank adapters: fill the model first, then merge them into it with merge_lora=True"
     if variant:
         return f"{ANOTHER_FILE}{lower}"

@@ -245,7 +245,9 @@ def _stacked(slot: Slot, made: Sequence[Step | None], routed: AbstractSet[tuple[
     first = present[0][1]
     if len(present) < len(made):
         lacking = [str(at) for at in range(len(made)) if at not in dict(present)]
-        text = f"the file lacks {_count(lacking)} of {len(made)}; a stack is filled whole or not at all"
+        text = (
+            f"the file lacks {_count(lacking)} of {len(made)}, or a part of it; a stack is filled whole or not at all"
+        )
         return Step(slot=slot, why=Why(Ground.EXPERTS_LACKING, text, first.why.evidence))
     joint = _joint(present)
     if joint is None or any(step.rows or step.made or step.base for _, step in present):

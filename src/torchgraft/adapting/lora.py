@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from torchgraft.adapting.adapter_config import expect_plain_base, stated_scale
+from torchgraft.adapting.adapter_names import OTHER_ADAPTERS, is_adapter, meant_by, network_of, split_key
 from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.grounds import Ground
 from torchgraft.core.names import wrappers
@@ -22,21 +23,6 @@ from torchgraft.core.plan import Certainty, Doubt, Feed, Op, Step, Unused, Why
 from torchgraft.core.specs import Network, Slot, Target, TensorSpec
 from torchgraft.ops import DoraMerge, LohaMerge, LoraMerge, Transpose
 
-# What the last segments of a tensor's name mean; `default` and other names of an adapter may stand behind them.
-PARTS = {
-    "lora_down": "down", "lora_A": "down", "lora_embedding_A": "down", "lora_up": "up", "lora_B": "up",
-    "lora_embedding_B": "up", "lora_a": "down", "lora_b": "up", "alpha": "alpha",
-    "lora_magnitude_vector": "magnitude", "dora_scale": "magnitude", "magnitude": "magnitude",
-    "hada_w1_a": "up", "hada_w1_b": "down", "hada_w2_a": "up 2", "hada_w2_b": "down 2",
-}  # fmt: skip
-# What older versions of diffusers write: factors with a dot, and before that in the processor of an attention, beside the
-# name of the layer; `to_out` is a list of which the first is the layer (diffusers' DIFFUSERS_OLD_TO_PEFT).
-_DOTTED = re.compile(r"(?<=\.)lora\.(down|up)(?=\.)")
-_IN_PROCESSOR = re.compile(r"(?:\.processor)?\.(to_\w+)_lora\.(down|up)(?=\.)")
-# What its name shows to belong to an adapter, whether it can be merged or not.
-_ADAPTERS = re.compile(
-    r"(?:^|\.)(?:lora[_.]|hada_|lokr_|oft_|dora_|ia3_|token_adapter\.|trainable_tokens_)|_lora\.(?:down|up)\."
-)
 # Modules whose weight is stored [in, out]. Of tables PEFT keeps the factors turned likewise, and says so in their names.
 TURNED = frozenset({"Conv1D"})
 # Where a file holds the weight that the adapter belongs to as well, behind the name of the module.
@@ -114,8 +100,9 @@ def lora_steps(network: Network, target: Target, scales: Scales, names: Names) -
     expect_plain_base(scales.config)
     adapters = adapters_in(specs)
     if not adapters:
+        others = f": {OTHER_ADAPTERS}" if any(map(is_adapter, specs)) else ""
         raise UsageError(
-            "merge_lora was asked for, but the checkpoint holds no lora_A/lora_B, lora_down/lora_up or hada tensors"
+            f"merge_lora was asked for, but the checkpoint holds no lora_A/lora_B, lora_down/lora_up or hada tensors{others}"
         )
     scales.expect_used(adapters)
     shown = {
@@ -126,7 +113,7 @@ def lora_steps(network: Network, target: Target, scales: Scales, names: Names) -
     }
     weights = {name: slot for slot in target.slots if len(slot.spec.shape) > 1 for name in slot.names}
     places = _places(list(shown), [name for name in weights if name.endswith("weight")])
-    _expect_places(shown, places)
+    _expect_places(shown, places, [name.removesuffix(".weight") for name in weights])
     steps = {}
     for stem, name in places.items():
         step = _step(shown[stem], weights[name], network, scales)
@@ -139,19 +126,23 @@ def lora_steps(network: Network, target: Target, scales: Scales, names: Names) -
     return _trained_modules(specs, target, network.path) | steps
 
 
-def _expect_places(shown: Mapping[str, Adapter], places: Mapping[str, str]) -> None:
-    """Raise UsageError where an adapter for this model has no place in it; those for other networks are left alone."""
+def _expect_places(shown: Mapping[str, Adapter], places: Mapping[str, str], layers: Sequence[str]) -> None:
+    """Raise UsageError where an adapter for this model, of these layers, has no place in it.
+
+    Those for other networks are left alone.
+    """
     lost = {stem: adapter.stem for stem, adapter in shown.items() if stem not in places}
-    known = {_network(shown[stem].stem) for stem in places} or {_network(own) for own in lost.values()}
-    if not any(_network(own) in known for own in lost.values()):
+    known = {network_of(shown[stem].stem) for stem in places} or {network_of(own) for own in lost.values()}
+    if not any(network_of(own) in known for own in lost.values()):
         return
     which = "1 adapted module is" if len(lost) == 1 else f"{len(lost)} adapted modules are"
     stem, own = next(iter(lost.items()))
+    perhaps = f", perhaps {rule}," if (rule := meant_by(stem, layers)) else ""
     named = printable(own) + (f", as {printable(stem)}" if stem != own else "")
     raise UsageError(
         f"{which} not in the model (or not unique there), e.g. {named}: adapters alone are placed by their names; say with "
-        "rename= what the model calls these modules and with layers= which layers it has, or leave these tensors out of the "
-        "checkpoint"
+        f"rename= what the model calls these modules{perhaps} and with layers= which layers it has, or leave "
+        "these tensors out of the checkpoint"
     )
 
 
@@ -199,22 +190,6 @@ def doubted_where_tied(step: Step, name: str, target: Target) -> Step:
     return replace(step, certainty=Certainty.DOUBT, why=step.why.in_doubt(Doubt("adapter_on_tied", doubt)))
 
 
-def _network(stem: str) -> str:
-    """Return the network that a module belongs to in a file for several: `unet` of `unet.mid.conv`, `lora_te1` of `lora_te1_text_model`."""
-    first = stem.partition(".")[0]
-    return "_".join(first.split("_")[:2]) if "." not in stem else first
-
-
-def adapted_network(key: str) -> str:
-    """Return the network that a tensor of an adapter is for, as the file calls it."""
-    return _network(split_key(key)[0])
-
-
-def is_adapter(key: str) -> bool:
-    """Whether the name says that a tensor belongs to an adapter."""
-    return _ADAPTERS.search(key) is not None
-
-
 def adapters_in(specs: Mapping[str, TensorSpec]) -> list[Adapter]:
     """Return the adapters of a file, each whole.
 
@@ -254,17 +229,6 @@ def _expect_no_more(stems: AbstractSet[str], specs: Mapping[str, TensorSpec], ta
             at = key.find(".", at + 1)
 
 
-def split_key(key: str) -> tuple[str, str]:
-    """Return the adapted module, and what part of its adapter the tensor is; an empty part for all other tensors."""
-    plain = _IN_PROCESSOR.sub(lambda m: f".{m[1]}{'.0' * (m[1] == 'to_out')}.lora_{m[2]}", key)
-    segments = _DOTTED.sub(r"lora_\1", plain).split(".")
-    for at in range(len(segments) - 1, max(len(segments) - 4, 0), -1):
-        part = PARTS.get(segments[at])
-        if part and all(s != "bias" for s in segments[at + 1 :]):
-            return ".".join(segments[:at]), part
-    return key, ""
-
-
 def _places(stems: Sequence[str], names: Sequence[str]) -> dict[str, str]:
     """Return module stem -> weight: by the longest common run of whole segments, dots or underscores alike.
 
@@ -292,7 +256,7 @@ def _placed(stems: Sequence[str], names: Sequence[str], wrapper: str) -> dict[st
         cuts = [0, *(at + 1 for at, c in enumerate(spelled) if c == "_")]
         cut, hits = next(((at, flat[spelled[at:]]) for at in cuts if spelled[at:] in flat), (0, []))
         if len(hits) == 1:
-            found.setdefault(_network(stem), {}).setdefault(spelled[:cut], {})[stem] = hits[0]
+            found.setdefault(network_of(stem), {}).setdefault(spelled[:cut], {})[stem] = hits[0]
     places: dict[str, str] = {}
     for one in found.values():
         places |= one.pop("", {})

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from torchgraft.adapting.adapter_names import OTHER_ADAPTERS, adapted_network, are_mergeable, is_adapter
 from torchgraft.adapting.coverage import ANOTHER_FILE, coverage_objections, other_variant
-from torchgraft.adapting.lora import adapted_network, is_adapter
 from torchgraft.adapting.orientation import last_list
 from torchgraft.adapting.rotary import is_named, names_differ
 from torchgraft.adapting.tables import FLATTENED, PACKED_ROLES
@@ -88,7 +88,8 @@ def _adapters(plan: Plan) -> Iterator[Objection]:
         why = "the model has nothing of the networks of these names" if merged else "the weights are those without them"
         said = f"{tensors(len(names))} of adapters in the file {'is' if len(names) == 1 else 'are'} not merged"
         shown = listed([adapted_network(name) for name in names] if merged else names)
-        yield Objection("adapters", f"{said}: {shown}; {why}", names, "" if merged else "merge_lora=True adds them")
+        more = "merge_lora=True adds them" if are_mergeable(names) else OTHER_ADAPTERS
+        yield Objection("adapters", f"{said}: {shown}; {why}", names, "" if merged else more)
 
 
 def _rotary(plan: Plan) -> Iterator[Objection]:

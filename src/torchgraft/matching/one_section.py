@@ -138,7 +138,7 @@ def _paired(sides: BothSides, read: ReadNames, common: Common) -> Matching:
     from torchgraft.matching.structure import by_structure
 
     registered = _registered([common.specs[key] for key in read.keys.values()], models.target)
-    found = by_structure(sources, targets, naming, models, registered=registered)
+    found = by_structure(sources, targets, naming, models, registered=registered, ruled=sides.said.pairs)
     return as_said(found, sides.said, (sources, targets), OF_VALUES)
 
 

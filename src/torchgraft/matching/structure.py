@@ -38,17 +38,23 @@ Judged = tuple[Pair, Sureness]
 
 
 def by_structure(
-    sources: Sequence[Leaf], targets: Sequence[Leaf], naming: Naming, models: Models, *, registered: tuple[bool, bool]
+    sources: Sequence[Leaf],
+    targets: Sequence[Leaf],
+    naming: Naming,
+    models: Models,
+    *,
+    registered: tuple[bool, bool],
+    ruled: Container[str] = (),
 ) -> Matching:
     """Return the best reading of all the evidence; what no evidence carries stays free on both sides.
 
-    `registered`: which side comes as a model registers it.
+    `registered`: which side comes as a model registers it. `ruled`: names of sources that the caller gives them.
     """
     seen = without_wrapper(sources, targets, naming, keep=models.source is not None)
     problem = _problem(seen, targets, models, registered)
     pairs = _sure_enough(solve_large(problem), problem, seen, _keys_of(sources, naming.parted))
     pairs = _outside_of_added(pairs, problem)
-    pairs = _with_doubts(pairs, problem)
+    pairs = _with_doubts(pairs, problem, _keys_of(sources, ruled))
     return seen.back(_as_matching(pairs, problem, naming))
 
 
@@ -113,11 +119,20 @@ def _outside_of_added(pairs: Sequence[Judged], problem: Problem) -> list[Judged]
     ]
 
 
-def _with_doubts(pairs: Sequence[Judged], problem: Problem) -> list[Judged]:
-    """Return the pairs, those in doubt that all together speak against; without doubtful ones that nobody needs to hear of."""
+def _with_doubts(pairs: Sequence[Judged], problem: Problem, ruled: Container[str]) -> list[Judged]:
+    """Return the pairs, those in doubt that all together speak against; without doubtful ones that nobody needs to hear of.
+
+    `ruled` are keys of tensors that the caller names.
+    """
     sources, targets = problem.sources, problem.targets
     doubts = doubted(
-        Found(pairs=[pair for pair, _ in pairs], sources=sources, targets=targets, registered=problem.registered)
+        Found(
+            pairs=[pair for pair, _ in pairs],
+            sources=sources,
+            targets=targets,
+            registered=problem.registered,
+            ruled=frozenset([at for at, unit in enumerate(sources) if _is_of(unit, ruled)]) if ruled else frozenset(),
+        )
     )
     told = [
         (pair, Sureness(Certainty.DOUBT, doubts[pair.target]) if pair.target in doubts and not sure.doubt else sure)

@@ -39,8 +39,11 @@ _POINTERS = {"latest": "", "latest_checkpointed_iteration.txt": "iter_"}
 # What other libraries leave in their folders.
 _FOREIGN = {
     "saved_model.pb": "a SavedModel of TensorFlow", "checkpoint": "checkpoints of TensorFlow",
-    "_CHECKPOINT_METADATA": "a checkpoint of Orbax (JAX)",
+    "_CHECKPOINT_METADATA": "a checkpoint of Orbax (JAX)", "_METADATA": "a checkpoint of Orbax (JAX)",
+    "manifest.ocdbt": "a checkpoint of Orbax (JAX)",
 }  # fmt: skip
+_NOT_READ = "which is not read: write its weights into an .npz or HDF5 file with that library"
+_OF_TENSORFLOW = re.compile(r"\.(?:index|data-\d{5}-of-\d{5})$")
 _UNPACKED = frozenset({"data.pkl", "version"})
 _MOST_BYTES = 200
 _MOST_MANIFEST = 1 << 20
@@ -96,6 +99,7 @@ def _read(path: str, opened: OpenFiles) -> tuple[Contents, list[CheckpointFile]]
 
 
 def _file(path: str, opened: OpenFiles) -> Contents:
+    _expect_no_part(path)
     if os.path.basename(path) == ".metadata":
         from torchgraft.reading.dcp import read_dcp
 
@@ -104,6 +108,15 @@ def _file(path: str, opened: OpenFiles) -> Contents:
     if part := said_part(path):
         contents.warnings.append(f"{part}: name the folder of all")
     return contents
+
+
+def _expect_no_part(path: str) -> None:
+    """Refuse what is but a part of a checkpoint by its name: of TensorFlow's, or a file of a distributed one."""
+    stem = _OF_TENSORFLOW.sub("", path)
+    if os.path.isfile(f"{stem}.index") and (stem != path or not os.path.lexists(path)):
+        raise UnsupportedCheckpointError(f"{shown(path)}: {_FOREIGN['checkpoint']}, {_NOT_READ}")
+    if path.endswith(".distcp"):
+        raise UnsupportedCheckpointError(f"{shown(path)}: one file of a distributed checkpoint: name its folder")
 
 
 def said_part(path: str) -> str:
@@ -283,9 +296,7 @@ def _newest(path: str, names: list[str], opened: OpenFiles, *, named: bool) -> C
             f"{shown(path)}: several files ({', '.join(map(printable, others[:4]))}): name one of them"
         )
     if kind := next((_FOREIGN[name] for name in names if name in _FOREIGN), ""):
-        raise UnsupportedCheckpointError(
-            f"{shown(path)}: {kind}, which is not read: write its weights into an .npz or HDF5 file with that library"
-        )
+        raise UnsupportedCheckpointError(f"{shown(path)}: {kind}, {_NOT_READ}")
     below = _checkpoints_below(path, names)
     name = f"; there is one in {below}: name {'one' if ', ' in below else 'it'}" if below else ""
     raise UnsupportedCheckpointError(f"{shown(path)}: no checkpoint in this folder{name}")

@@ -15,13 +15,14 @@ class Found:
     """The pairs that were found between the units of two sides.
 
     Those that differ both in sizes and in name leave their units `free` for others. `registered`: which side comes as a model
-    registers it.
+    registers it. `ruled` are the sources whose tensors have their names from the caller, which tell nothing of others.
     """
 
     pairs: Sequence[Pair]
     sources: Sequence[Unit]
     targets: Sequence[Unit]
     registered: tuple[bool, bool]
+    ruled: frozenset[int] = frozenset()
 
     @cached_property
     def held(self) -> Sequence[Pair]:

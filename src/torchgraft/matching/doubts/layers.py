@@ -40,7 +40,7 @@ def folded_norms(found: Found) -> Iterator[Pair]:
 
 FUSED = (
     "the file's layer has a bias where the model has a norm that nothing fills: norms or branches are fused into it, as for "
-    "deployment, and can't be taken out again"
+    "deployment, and can't be taken out again; build the model in that form, or take a file from before"
 )
 
 

@@ -233,7 +233,7 @@ def lengthened_by_other_lists(found: Found) -> Iterator[Pair]:
                 continue  # `conv1` and `conv2` of a block are layers of it, and no list that could go on
             if not is_one_path(*map(_place, blocks)):
                 moved.append((pair, ours, theirs))
-            elif pair.named:
+            elif pair.named and pair.source not in found.ruled:
                 own[0].add(ours)
                 own[1].add(theirs)
     return (pair for pair, ours, theirs in moved if not pair.named and (ours in own[0] or theirs in own[1]))

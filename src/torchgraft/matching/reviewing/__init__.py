@@ -52,4 +52,4 @@ def reviewed(finished: Finished) -> Matching:
             if slot not in decided or rule.of_values:
                 doubts.setdefault(slot, Doubt(rule.name, sentence))
     matching = with_packings_doubted(finished).in_doubt(doubts)
-    return with_uncut_told(matching, finished.sides[0], finished.models)
+    return with_uncut_told(matching, finished.sides, finished.models)

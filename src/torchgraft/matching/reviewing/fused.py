@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from torchgraft.core.formatting import listed
-from torchgraft.core.match import Leaf, Match, Matching
+from torchgraft.core.match import Leaf, Match, Matching, Sides
 from torchgraft.core.names import above
 from torchgraft.core.plan import Certainty
 from torchgraft.core.specs import Shape
@@ -50,41 +50,67 @@ def with_packings_doubted(finished: Finished) -> Matching:
     )
 
 
-def with_uncut_told(matching: Matching, sources: Sequence[Leaf], models: Models) -> Matching:
-    """Return the matching with slots `blocked` that fused tensors of the file could fill if the number of heads were known.
+def with_uncut_told(matching: Matching, sides: Sides, models: Models) -> Matching:
+    """Return the matching with slots `blocked` that could be filled if the number of heads of fused tensors were known.
 
-    Those are unmatched slots of one layer whose rows add up to those of a fused tensor. Where there are none, a remark names
-    the fused tensors.
+    Those are unmatched slots of one layer whose rows add up to those of a fused tensor of the file, and fused slots whose rows
+    are those of unmatched tensors of one layer together. Where there are none, a remark names the file's fused tensors.
     """
-    if not any_named_fused(matching.free_sources):
+    ours, theirs = matching.free_sources, matching.free_targets
+    if not (any_named_fused(ours) or any_named_fused(theirs)):
         return matching
-    owners = owners_of(sources)
-    fused = [
-        leaf
-        for leaf in matching.free_sources
-        if (packing := packing_of_leaf(leaf, owners)) is not None
-        and packing.groups == "heads"
-        and (models.stated.heads or models.source_heads(leaf.owner)) is None
-    ]
-    if not fused:
-        return matching
-    fact = f"{listed([leaf.name for leaf in fused], 3)}: the rows go head by head, and how many heads there are isn't known"
-    remedy = "num_heads= or source_model= tells, and they are cut into parts"
-    together: dict[tuple[str, str, Shape], list[Leaf]] = {}
-    for leaf in matching.free_targets:
-        together.setdefault((leaf.owner.rpartition(".")[0], leaf.role, leaf.shape[1:]), []).append(leaf)
+    cut = _of_unknown_heads(ours, sides[0], models.stated.heads, models.source_heads)
+    joined = _of_unknown_heads(theirs, sides[1], models.stated.heads, models.target.heads_at)
+    parts = _that_add_up(theirs, cut), _that_add_up(ours, joined)
+    whole = {_size_of(one) for one in parts[1]}
+    blocked: dict[str, str] = {}
+    if parts[0]:
+        blocked |= dict.fromkeys(
+            [key for one in parts[0] for leaf in one for key in leaf.keys],
+            _uncut(cut),
+        )
+    if parts[1]:
+        slots = [leaf for leaf in joined if (leaf.role, leaf.shape) in whole]
+        blocked |= dict.fromkeys(
+            [key for leaf in slots for key in leaf.keys],
+            "the rows go head by head, and how many heads there are isn't known; num_heads= tells, and the file's parts are joined",
+        )
+    if blocked or not cut:
+        return replace(matching, blocked=blocked) if blocked else matching
+    return replace(matching, notes=(*matching.notes, _uncut(cut)))
+
+
+def _of_unknown_heads(
+    free: Sequence[Leaf], side: Sequence[Leaf], stated: int | None, heads_at: Callable[[str], int | None]
+) -> list[Leaf]:
+    """Return fused tensors whose rows go by heads, the number of which isn't known."""
+    if stated is not None or not any_named_fused(free):
+        return []
+    owners = owners_of(side)
+    packed = ((leaf, packing_of_leaf(leaf, owners)) for leaf in free)
+    return [leaf for leaf, packing in packed if packing and packing.groups == "heads" and heads_at(leaf.owner) is None]
+
+
+def _that_add_up(free: Iterable[Leaf], fused: Iterable[Leaf]) -> list[list[Leaf]]:
+    """Return tensors of one layer each whose rows are together those of one of the fused tensors."""
     whole = {(leaf.role, leaf.shape) for leaf in fused}
-    open_keys = [
-        key
-        for (_, role, inner), parts in together.items()
-        if len(parts) > 1 and all(part.shape for part in parts)
-        and (role, (sum(part.shape[0] for part in parts), *inner)) in whole
-        for part in parts
-        for key in part.keys
-    ]  # fmt: skip
-    if open_keys:
-        return replace(matching, blocked=dict.fromkeys(open_keys, f"{fact}; {remedy}"))
-    return replace(matching, notes=(*matching.notes, f"{fact}; {remedy}"))
+    together: dict[tuple[str, str, Shape], list[Leaf]] = {}
+    for leaf in free if whole else ():
+        if leaf.shape:
+            together.setdefault((leaf.owner.rpartition(".")[0], leaf.role, leaf.shape[1:]), []).append(leaf)
+    return [parts for parts in together.values() if len(parts) > 1 and _size_of(parts) in whole]
+
+
+def _size_of(parts: Sequence[Leaf]) -> tuple[str, Shape]:
+    return parts[0].role, (sum(part.shape[0] for part in parts), *parts[0].shape[1:])
+
+
+def _uncut(fused: Sequence[Leaf]) -> str:
+    named = listed([leaf.name for leaf in fused], 3)
+    return (
+        f"{named}: the rows go head by head, and how many heads there are isn't known; num_heads= or source_model= tells, and "
+        "they are cut into parts"
+    )
 
 
 def _is_stack_of_other_name(found: Match) -> bool:

@@ -20,7 +20,7 @@ from torchgraft.matching.names.words import canonical, is_short_for
 from torchgraft.matching.reviewing.finished import Finished, ModulePair
 
 STRAY = "{0} and {1} have parts of the same names and shapes, and the rest of what this belongs to goes with {1}"
-QUALIFIED = "one of the names {0} and {1} says more than the other, as names of added parts do, where most names agree"
+QUALIFIED = "most names agree, and of {0} and {1} one is called as the other and more, as parts are that were added"
 UNTOLD = "{0} and {1} have parts of the same names and shapes, {1} has its own place, and nothing says that {0} is {2}"
 UNLIKE = "{0} and {1} have the same few layers and nothing in common by name, where nearly all names agree: of two tasks, perhaps"
 TORN = (
@@ -143,7 +143,7 @@ class Parts:
         if any(len(m.target.shape) > 1 or "." in m.source.name[len(pair[0]) + 1 :] for m in self._groups[pair]):
             return ""
         ours, theirs = set(canonical(own)), set(canonical(other))
-        return QUALIFIED.format(*pair) if ours < theirs or theirs < ours else ""
+        return QUALIFIED.format(*(path or "the top level" for path in pair)) if ours < theirs or theirs < ours else ""
 
     def _of_a_kind(self, pair: ModulePair) -> str:
         """Return what speaks against a layer that leaves a module which is called as it and more: `classifier` of `sop_classifier`."""

@@ -1,0 +1,68 @@
+"""What is said of adapters that have no place, or are of a kind that isn't merged."""
+
+from __future__ import annotations
+
+import ast
+import re
+
+import pytest
+import torch
+from torch import nn
+
+import torchgraft as tg
+
+
+def blocks() -> nn.ModuleList:
+    return nn.ModuleList(nn.ModuleDict({"attn": nn.Linear(6, 6)}) for _ in range(2))
+
+
+def adapters(path: str) -> dict[str, torch.Tensor]:
+    names = [f"{path}.layers.{number}.attn" for number in range(2)]
+    return {f"{name}.lora_A.weight": torch.rand(2, 6) for name in names} | {
+        f"{name}.lora_B.weight": torch.rand(6, 2) for name in names
+    }
+
+
+def test_the_rule_that_is_told_for_adapters_of_another_version_can_be_typed() -> None:
+    """A model with language and vision, whose language model moved: base_model.model.language.model to model.language."""
+    model = nn.ModuleDict(
+        {"model": nn.ModuleDict({side: nn.ModuleDict({"layers": blocks()}) for side in ("vision", "language")})}
+    )
+    file = adapters("base_model.model.language.model")
+    with pytest.raises(tg.UsageError, match="perhaps rename=") as found:
+        tg.load(model, file, merge_lora=0.5)
+    rule = ast.literal_eval(re.search(r"rename=(\{.*?\})", str(found.value))[1])  # type: ignore[index]
+    report = tg.load(model, file, merge_lora=0.5, rename=rule)
+    assert {step.slot.name for step in report.plan.steps if step.feeds} == {
+        f"model.language.layers.{n}.attn.weight" for n in (0, 1)
+    }
+
+
+@pytest.mark.parametrize("sides", [("left", "right"), ("vision",)])
+def test_no_rule_is_told_where_none_is_likelier(sides: tuple[str, ...]) -> None:
+    model = nn.ModuleDict({side: nn.ModuleDict({"layers": blocks()}) for side in sides})
+    with pytest.raises(tg.UsageError) as found:
+        tg.load(model, adapters("base.language.model") | adapters("base.other.model"), merge_lora=0.5)
+    assert "perhaps" not in str(found.value)
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        {"lora_unet_x.lokr_w1": (4, 4), "lora_unet_x.lokr_w2": (4, 4), "lora_unet_x.alpha": ()},
+        {"oft_unet_x.oft_blocks": (4, 4, 4)},
+        {"base_model.model.x.boft_R": (2, 4, 4, 4)},
+        {"base_model.model.x.vera_lambda_b": (16,), "base_model.model.x.vera_lambda_d": (4,)},
+    ],
+)
+def test_adapters_of_other_kinds_are_told_to_be_none_that_is_merged(file: dict[str, tuple[int, ...]]) -> None:
+    """They were told to be merged with merge_lora=, which refused them."""
+    model, values = nn.ModuleDict({"x": nn.Linear(16, 16)}), {name: torch.rand(shape) for name, shape in file.items()}
+    with pytest.raises(tg.PlanRefusedError, match="it holds adapters, of a kind that isn't merged here"):
+        tg.load(model, values)
+    with pytest.raises(tg.UsageError, match="of a kind that isn't merged here"):
+        tg.load(model, values, merge_lora=True)
+    (said,) = [
+        one for one in tg.plan(model, values | {"x.weight": torch.rand(16, 16)}).warnings if one.kind == "adapters"
+    ]
+    assert "of a kind that isn't merged here" in said.remedy
