@@ -4,12 +4,14 @@ import os
 import pty
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 import pytest
 import torch
 
 import torchgraft as tg
+from torchgraft.cli.commands import cli
 from torchgraft.cli.output import progress
 
 
@@ -28,20 +30,38 @@ COMMANDS = {
 }
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
-def test_a_terminal_shows_a_bar(tmp_path, command):
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
     for name in ("a.pt", "b.pt"):
         tg.save(tmp_path / name, {"w": torch.randn(1000, 1000)})
+    monkeypatch.chdir(tmp_path)
+    for name, value in {"TERM": "xterm", "COLUMNS": "100", "NO_COLOR": "1"}.items():
+        monkeypatch.setenv(name, value)
+    return tmp_path
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_a_terminal_shows_a_bar(folder, monkeypatch, capsys, command):
     ours, theirs = pty.openpty()
-    call = [sys.executable, "-m", "torchgraft", *command]
-    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100", "NO_COLOR": "1"}
-    with subprocess.Popen(call, cwd=tmp_path, stderr=theirs, stdout=subprocess.PIPE, env=environment, text=True) as run:
+    with ThreadPoolExecutor(1) as pool, monkeypatch.context() as patched:
+        shown = pool.submit(all_of, ours)
+        with os.fdopen(theirs, "w") as terminal:
+            patched.setattr(sys, "stderr", terminal)
+            assert not cli.main(command, standalone_mode=False)
+    assert "a.pt" in shown.result().decode()
+    assert COMMANDS[command] in shown.result().decode()
+    assert "MB" not in capsys.readouterr().out.replace("4.00 MB", "")
+
+
+def test_a_program_in_a_terminal_shows_a_bar(folder):
+    ours, theirs = pty.openpty()
+    call = [sys.executable, "-m", "torchgraft", "convert", "a.pt", "b.safetensors"]
+    with subprocess.Popen(call, stderr=theirs, stdout=subprocess.PIPE, text=True) as run:
         os.close(theirs)
         shown = all_of(ours).decode()
         said = run.stdout.read()
     assert run.returncode == 0
-    assert "a.pt" in shown
-    assert COMMANDS[command] in shown
+    assert "4.0/4.0 MB" in shown
     assert "MB" not in said.replace("4.00 MB", "")
 
 

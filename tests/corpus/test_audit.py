@@ -13,18 +13,5 @@ def test_nothing_is_run_or_opened_elsewhere_or_left_changed(tmp_path):
     said = json.loads(done.stdout.splitlines()[-1])
     assert said["cases"] > 250
     assert said["found"] == []
-
-
-def test_the_hook_sees_what_it_must(tmp_path):
-    """The same script over a few files, with a reader that would run payloads: it must be caught."""
-    script = Path(__file__).parent / "watched.py"
-    code = (
-        f"import sys; sys.argv = ['x', {str(tmp_path)!r}]; sys.path.insert(0, {str(script.parent)!r})\n"
-        "import watched, pickle\nwatched.CASES = watched.CASES[:3]\n"
-        "watched.attempt = lambda path: pickle.loads(b'cposixpath\\nexists\\n(S\"/\"\\ntR.') and open('/etc/hostname').close()\n"
-        "from pathlib import Path\nwatched.main(Path(sys.argv[1]))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    found = json.loads(done.stdout.splitlines()[-1])["found"]
-    assert any("pickle.find_class" in line for line in found)
-    assert any("open ('/etc/hostname'" in line for line in found)
+    assert any("pickle.find_class" in line for line in said["trial"])  # so that the hook sees what it must
+    assert any(f"open ('{script}'" in line for line in said["trial"])

@@ -217,7 +217,7 @@ class Execution:
     def roll_back(self) -> list[str]:
         """Put everything back, once no helper writes any more; return the slots whose old values are gone.
 
-        Those get NaN, or zero where the type has none: so that none of them passes for a weight.
+        Those get NaN, or zero where the type has none, so that none of them passes for a weight.
         """
         self._transfers.stop()
         self._installation.undo()
