@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 import torchgraft as tg
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def blocks() -> nn.ModuleList:
@@ -66,3 +72,26 @@ def test_adapters_of_other_kinds_are_told_to_be_none_that_is_merged(file: dict[s
         one for one in tg.plan(model, values | {"x.weight": torch.rand(16, 16)}).warnings if one.kind == "adapters"
     ]
     assert "of a kind that isn't merged here" in said.remedy
+
+
+@pytest.mark.parametrize("network", ["unet", ""])
+def test_the_scale_that_diffusers_writes_into_the_file_counts(tmp_path: Path, network: str) -> None:
+    dot = "." if network else ""
+    file = {f"{network}{dot}x.lora_A.weight": torch.rand(2, 6), f"{network}{dot}x.lora_B.weight": torch.rand(6, 2)}
+    said = {f"{network}{dot}r": 2, f"{network}{dot}lora_alpha": 8, f"{network}{dot}alpha_pattern": {}}
+    if network:
+        said["text_encoder.lora_alpha"] = 100
+    save_file(file, tmp_path / "a.safetensors", {"format": "pt", "lora_adapter_metadata": json.dumps(said)})
+    model = nn.ModuleDict({"x": nn.Linear(6, 6)})
+    before = model["x"].weight.detach().clone()
+    tg.load(model, tmp_path / "a.safetensors", merge_lora=True)
+    down, up = file.values()
+    torch.testing.assert_close(model["x"].weight.detach(), before + 4 * up @ down)
+
+
+def test_what_diffusers_writes_of_another_way_to_start_is_refused(tmp_path: Path) -> None:
+    file = {"unet.x.lora_A.weight": torch.rand(2, 6), "unet.x.lora_B.weight": torch.rand(6, 2)}
+    said = {"unet.lora_alpha": 8, "unet.init_lora_weights": "pissa"}
+    save_file(file, tmp_path / "a.safetensors", {"lora_adapter_metadata": json.dumps(said)})
+    with pytest.raises(tg.UsageError, match="init_lora_weights 'pissa'"):
+        tg.load(nn.ModuleDict({"x": nn.Linear(6, 6)}), tmp_path / "a.safetensors", merge_lora=True)

@@ -91,3 +91,12 @@ def test_a_misspelt_name_is_told_the_file_that_is_there(tmp_path, name, said):
     with pytest.raises(tg.MissingFileError) as caught:
         tg.inspect(tmp_path / name)
     assert str(caught.value).endswith(f"{name}: no such file or folder{said}")
+
+
+@pytest.mark.parametrize(
+    ("sign", "said"), [(b"TFL3", "a model of TensorFlow Lite"), (b"ET12", "a program of ExecuTorch")]
+)
+def test_flatbuffers_of_other_programs_are_named(tmp_path, sign, said):
+    (tmp_path / "x.bin").write_bytes(b"\x1c\0\0\0" + sign + bytes(60))
+    with pytest.raises(tg.CheckpointError, match=f"not a checkpoint, but {said}"):
+        tg.inspect(tmp_path / "x.bin")

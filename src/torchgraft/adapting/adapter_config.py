@@ -1,4 +1,7 @@
-"""What adapter_config.json says of adapters: their scale, and whether they are added to the weights that the model has."""
+"""What the configuration of adapters says of them: their scale, and whether they are added to the weights that the model has.
+
+It is adapter_config.json, or what diffusers writes into the file itself, where that of each network has its name in front.
+"""
 
 from __future__ import annotations
 
@@ -26,13 +29,27 @@ def expect_plain_base(config: object) -> None:
     Raises:
         UsageError: they belong to other weights, or do something else.
     """
-    if not isinstance(config, Mapping):
-        return
+    for one in _by_network(config).values() if isinstance(config, Mapping) else ():
+        _expect_plain(one)
+
+
+def _by_network(config: Mapping[str, object]) -> dict[str, dict[str, object]]:
+    """Return the configuration of each network by its name, "" for one that is for all: `unet.lora_alpha` is that of `unet`."""
+    found: dict[str, dict[str, object]] = {"": {}}
+    for key, value in config.items():
+        network, _, name = str(key).rpartition(".")
+        found.setdefault(network, {})[name] = value
+    return found
+
+
+def _expect_plain(config: Mapping[str, object]) -> None:
+    """Expect it of the configuration for one network."""
     start = config.get("init_lora_weights")
     if isinstance(start, str) and start.lower().startswith(_SPLIT_BASES):
         raise UsageError(
-            f"adapter_config.json says init_lora_weights {printable(repr(start))}: these adapters were trained beside what was left "
-            f"of each weight when a part of it was taken out, and don't go with the weights as they were; {_MERGE_THERE}"
+            f"the configuration of the adapters says init_lora_weights {printable(repr(start))}: these were trained beside "
+            "what was left of each weight when a part of it was taken out, and don't go with the weights as they were; "
+            f"{_MERGE_THERE}"
         )
     kind = config.get("peft_type", "LORA")
     strange = next((key for key in _OTHERWISE if config.get(key)), None)
@@ -43,7 +60,7 @@ def expect_plain_base(config: object) -> None:
             strange = f"target_parameters {printable(repr(name))}"
     if strange:
         raise UsageError(
-            f"adapter_config.json says {strange}: that is no product to be added to a layer's weight; {_MERGE_THERE}"
+            f"the configuration of the adapters says {strange}: that is no product to be added to a layer's weight; {_MERGE_THERE}"
         )
 
 
@@ -58,11 +75,17 @@ def stated_scale(stem: str, rank: int, config: object) -> float:
     """
     if not isinstance(config, Mapping):
         raise UsageError(
-            f"{printable(stem)} has no alpha in the file, and no adapter_config.json lies beside it: {REMEDY} as it says"
+            f"{printable(stem)} has no alpha in the file, and no adapter_config.json lies beside it: {REMEDY} as in training "
+            "(diffusers takes 1 for such a file)"
         )
+    network, _, inner = stem.partition(".")
+    own = _by_network(config)
+    config, stem = (own[network], inner) if network in own else (own[""], stem)
     alpha = _alpha(stem, config)
     if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not isfinite(alpha):
-        raise UsageError(f"adapter_config.json says no number for lora_alpha of {printable(stem)}: {REMEDY}")
+        raise UsageError(
+            f"the configuration of the adapters says no number for lora_alpha of {printable(stem)}: {REMEDY}"
+        )
     return alpha / (sqrt(rank) if config.get("use_rslora") is True else rank)
 
 
@@ -77,7 +100,9 @@ def _alpha(stem: str, config: Mapping[str, object]) -> object:
     for pattern, alpha in patterns.items() if isinstance(patterns, Mapping) else ():
         end = str(pattern).removeprefix("^").replace("\\.", ".")
         if re.search(r"[^\w.\-]", end):
-            raise UsageError(f"adapter_config.json: alpha_pattern {printable(str(pattern))} is no plain name: {REMEDY}")
+            raise UsageError(
+                f"the configuration of the adapters: alpha_pattern {printable(str(pattern))} is no plain name: {REMEDY}"
+            )
         if module == end or (not str(pattern).startswith("^") and module.endswith("." + end)):
             return alpha
     return config.get("alpha" if config.get("peft_type") == "LOHA" else "lora_alpha")

@@ -28,6 +28,7 @@ def remarks(plan: Plan, is_picked: Callable[[str], bool] = lambda _: False) -> t
         *_untied_tables(plan),
         *_fresh_twins(plan),
         *_norms_behind_fresh(plan),
+        *_norms_without_statistics(plan),
         *_other_norms(plan),
     )
 
@@ -170,6 +171,17 @@ def _norms_behind_fresh(plan: Plan) -> Iterator[str]:
         yield (
             f"{listed(names)}: statistics and scales come from the file, while the layer before ({listed(layers)}) starts "
             "fresh: they don't describe its outputs"
+        )
+
+
+def _norms_without_statistics(plan: Plan) -> Iterator[str]:
+    """Yield norms whose scales come from the file and whose statistics don't, as where parameters alone were saved."""
+    filled = {step.slot.owner for step in plan.steps if step.slot.role in ("weight", "bias") and step.feeds}
+    lacking = [s for s in plan.fresh if s.slot.role == "running_var" and s.why.rule == Ground.NO_COUNTERPART]
+    if names := [step.slot.owner for step in lacking if step.slot.owner in filled]:
+        yield (
+            f"{listed(names)}: the file has scales and no running statistics, as where parameters alone were saved; the model "
+            "keeps its own, which don't fit: train it for some steps before it is evaluated"
         )
 
 

@@ -9,6 +9,8 @@ from collections.abc import Collection, Mapping
 # FACTS: JSON of what is beside the tensors and no text. PART: run, number and index of a shard, see `part`.
 DIGESTS = "torchgraft.sha256"
 FACTS = "torchgraft.facts"
+# Where diffusers puts what PEFT keeps in adapter_config.json (LORA_ADAPTER_METADATA_KEY in its loaders/lora_base.py).
+ADAPTERS = "lora_adapter_metadata"
 PART = "torchgraft.part"
 # The entry of a distributed checkpoint that holds metadata, as JSON.
 BESIDE = "torchgraft.beside"
@@ -54,6 +56,9 @@ def from_texts(metadata: Mapping[str, str]) -> dict[str, object]:
     if table is not None:
         del facts[FACTS]
         facts = {**table, **facts}
+    config = _table(metadata.get(ADAPTERS))
+    if config is not None:
+        facts.setdefault("adapter_config", config)
     return facts
 
 

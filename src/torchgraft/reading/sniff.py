@@ -23,6 +23,8 @@ _OTHERS = {
     b"%PDF-": "a PDF", b"\x89PNG": "an image", b"\xff\xd8\xff": "an image",
     b"MATLAB 5": "a MATLAB file of version 5: save it with -v7.3, which is HDF5",
 }  # fmt: skip
+# What the identifier of a flatbuffer, behind its first four bytes, says of it.
+_FLATBUFFERS = {b"TFL3": "a model of TensorFlow Lite", b"ET12": "a program of ExecuTorch"}
 # How pickles of protocols 0 and 1 begin, which have no header: a mark, a container, a name of a class.
 _TEXT_PICKLE = re.compile(
     rb"\((?:dp?\d*\n|lp?\d*\n|[dl][.S(VpI]|i[\w.]+\n)|[}\]](?:q.|\.|[(])|c[\w.]+\n[\w.<>]+\n|L\d+L\n\."
@@ -163,9 +165,9 @@ def _refuse_unknown(window: Window, head: bytes) -> Contents:
     for sign, name in _PACKED.items():
         if head.startswith(sign):
             raise window.unsupported(f"compressed with {name}; unpack it first")
-    for sign, name in _OTHERS.items():
-        if head.startswith(sign):
-            raise window.corrupt(f"not a checkpoint, but {name}")
+    other = next((name for sign, name in _OTHERS.items() if head.startswith(sign)), _FLATBUFFERS.get(head[4:8], ""))
+    if other:
+        raise window.corrupt(f"not a checkpoint, but {other}")
     if head.startswith(b"PK"):
         raise window.corrupt(f"truncated zip archive of {window.size} bytes")
     if window.size < 9:
