@@ -41,22 +41,16 @@ def _shorter_lists(plan: Plan, is_picked: Callable[[str], bool]) -> Iterator[str
     ruled = [step for step in plan.steps if step.why.rule == Ground.USER_RULE and step.feeds]
     said = {name for step in ruled for name in (step.slot.name, step.feeds[0].key)}
 
-    def unsaid(found: Mapping[Cut, list[str]]) -> dict[Cut, list[str]]:
-        is_said = {
-            path: is_picked(path) or any(name.startswith(path.removesuffix("{i}")) for name in said)
-            for lists in found.values()
-            for path in lists
-        }
-        left = {cut: [path for path in lists if not is_said[path]] for cut, lists in found.items()}
-        return {cut: lists for cut, lists in left.items() if lists}
+    def is_said(path: str) -> bool:
+        return is_picked(path) or any(name.startswith(path.removesuffix("{i}")) for name in said)
 
     left_over = {one.spec.name for one in plan.unused if one.why.rule == Ground.NO_COUNTERPART}
     used = {feed.key for step in plan.steps for feed in step.feeds}
-    in_file = unsaid(cut_lists(plan.source_specs, left_over, used))
+    in_file = _without(is_said, cut_lists(plan.source_specs, left_over, used))
     slots = {step.slot.name: step.slot.spec for step in plan.steps if step.slot.persistent}
     fresh = {step.slot.name for step in plan.fresh if step.why.rule == Ground.NO_COUNTERPART}
     filled = {step.slot.name for step in plan.steps if step.feeds or step.ops}
-    in_model = unsaid(cut_lists(slots, fresh, filled))
+    in_model = _without(is_said, cut_lists(slots, fresh, filled))
     for cut, lists in in_file.items():
         if cut not in in_model:
             yield (
@@ -75,6 +69,11 @@ def _shorter_lists(plan: Plan, is_picked: Callable[[str], bool]) -> Iterator[str
 def _layers(path: str, picks: Sequence[int]) -> str:
     """Return the argument that picks layers of a list, its value left out where that is long."""
     return f"layers={{{path!r}: {list(picks)}}}" if len(picks) <= MOST_PICKS else "layers="
+
+
+def _without(is_said: Callable[[str], bool], found: Mapping[Cut, list[str]]) -> dict[Cut, list[str]]:
+    left = {cut: [path for path in lists if not is_said(path)] for cut, lists in found.items()}
+    return {cut: lists for cut, lists in left.items() if lists}
 
 
 def _untied_tables(plan: Plan) -> Iterator[str]:

@@ -213,16 +213,19 @@ def _joined_along(origins: Origins, dim: int) -> Moves | None:
             return found
     if len(ends) > MOST_PIECES:
         return None
-    pieces = [_moves_of_slice(origins, dim, start, stop) for start, stop in pairwise(ends)]
-    if any(piece is None for piece in pieces):
-        return None
-    feeds = tuple(feed for piece in pieces if piece is not None for feed in piece.feeds)
-    if all(stop - start == 1 for start, stop in pairwise(ends)):
-        flat = [_moves_of_slice(origins, dim, start, start + 1, drop=True) for start in ends[:-1]]
-        single = tuple(feed for piece in flat if piece is not None and not piece.ops for feed in piece.feeds)
-        if len(single) == len(flat):
-            return Moves(single, (Stack(dim),))
-    return Moves(feeds, (Concat(dim),))
+    pieces = _pieces(origins, dim, ends)
+    if pieces and len(pieces) == len(line):
+        flat = _pieces(origins, dim, ends, drop=True)
+        if flat and not any(piece.ops for piece in flat):
+            return Moves(tuple(feed for piece in flat for feed in piece.feeds), (Stack(dim),))
+    return Moves(tuple(feed for piece in pieces for feed in piece.feeds), (Concat(dim),)) if pieces else None
+
+
+def _pieces(origins: Origins, dim: int, ends: Sequence[int], *, drop: bool = False) -> list[Moves]:
+    """Return the moves of each stretch between two ends, [] where one has none."""
+    found = [_moves_of_slice(origins, dim, start, stop, drop=drop) for start, stop in pairwise(ends)]
+    pieces = [one for one in found if one is not None]
+    return pieces if len(pieces) == len(found) else []
 
 
 def _moves_of_slice(origins: Origins, dim: int, start: int, stop: int, *, drop: bool = False) -> Moves | None:

@@ -182,23 +182,13 @@ def _with_ones(digits: Sequence[Digit], shape: Shape) -> list[Digit]:
 
 def _as_ops(digits: list[Digit], shape: Shape, sizes: Shape) -> tuple[Op, ...]:
     """Return the ops: shape, cut, permute, shape."""
-    ops: list[Op] = []
+    order = _order(digits, sizes)
     current = tuple(digit.size for digit in digits)
-    if current != shape:
-        ops.append(Reshape(current))
-    ones = [at for at, digit in enumerate(digits) if digit.count == 1]
-    order: list[int] = []
-    for dim, size in enumerate(sizes):
-        of_dim = sorted((at for at, d in enumerate(digits) if d.dim == dim), key=lambda at: digits[at].rank)
-        if not of_dim and size == 1 and ones:
-            of_dim = [ones.pop(0)]
-        order += of_dim
-    dropped = [at for at in ones if digits[at].size > 1]
-    order = [*(at for at in ones if digits[at].size == 1), *order]
+    ops: list[Op] = [] if current == shape else [Reshape(current)]
     for at, digit in enumerate(digits):
-        if digit.count < digit.size and at not in dropped:
+        if digit.count < digit.size and at in order:
             ops.append(SliceDim(at, digit.start, digit.start + digit.count, digit.size))
-    ops.extend(Index(at, digits[at].start) for at in reversed(dropped))
+    ops += [Index(at, digits[at].start) for at in reversed(range(len(digits))) if at not in order]
     left = sorted(order)
     dims = tuple(left.index(at) for at in order)
     counts = tuple(digits[at].count for at in order)
@@ -209,6 +199,18 @@ def _as_ops(digits: list[Digit], shape: Shape, sizes: Shape) -> tuple[Op, ...]:
     if counts != sizes:
         ops.append(Reshape(sizes))
     return tuple(ops)
+
+
+def _order(digits: Sequence[Digit], sizes: Shape) -> list[int]:
+    """Return the numbers of the digits in the order of the result's dimensions, without those of which one index is picked."""
+    ones = [at for at, digit in enumerate(digits) if digit.count == 1]
+    order: list[int] = []
+    for dim, size in enumerate(sizes):
+        of_dim = sorted((at for at, d in enumerate(digits) if d.dim == dim), key=lambda at: digits[at].rank)
+        if not of_dim and size == 1 and ones:
+            of_dim = [ones.pop(0)]
+        order += of_dim
+    return [*(at for at in ones if digits[at].size == 1), *order]
 
 
 def _moves(dims: Sequence[int], counts: Sequence[int]) -> bool:

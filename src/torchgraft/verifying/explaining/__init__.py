@@ -28,10 +28,9 @@ def explain(
     request: VerifyRequest, matches: Matches, number: int, *, planned: PlannedValues, settings: ComparedSettings
 ) -> tuple[Divergence | None, list[Cause]]:
     """Return where the two runs of input `number` part, and the likely causes, the surest first."""
-    deviating = planned.deviating_steps
     known_wrong = None
     if request.plan_given:
-        known_wrong = _first_use(matches.target, {name for step in deviating for name in step.slot.names})
+        known_wrong = _first_use(matches.target, {name for step in planned.deviating_steps for name in step.slot.names})
     point = matches.first_divergence(dict(settings.pairs), known_wrong)
     failures = [
         Cause(kind="failure", text=f"the model raised {failure}", remedy="see where the two part before")
@@ -39,19 +38,41 @@ def explain(
         if failure
     ]
     if point is None:
-        return None, [*failures, *map(planned.cause, deviating[:MOST_CAUSES])]
+        return None, [*failures, *map(planned.cause, planned.deviating_steps[:MOST_CAUSES])]
     point = where_constants_part(matches, point)
     divergence = Divergence(
         source=_site(matches.source, point.source), target=_site(matches.target, point.target), input=number
     )
     feeding = set(divergence.target.weights if divergence.target else ())
+    inside, switches, around = _setting_causes(point, matches, settings.differences)
+    causes = [*failures, *_causes_at(point, matches, request, planned=planned, feeding=feeding, inside=inside)]
+    causes += switches if causes else _general_causes(point, matches, request, planned=planned, switches=switches)
+    causes += around
+    causes = causes or [_setting_cause(one) for one in settings.differences if one.matters]
+    if request.source is not None and all(cause.kind in _WITHOUT_SETTING for cause in causes):
+        causes += config_causes(request.model, request.source, settings.pairs)
+    causes = [with_rotary_bases(cause, planned.target, planned.source) for cause in dict.fromkeys(causes)]
+    return divergence, causes[:MOST_CAUSES]
+
+
+def _causes_at(
+    point: DivergencePoint,
+    matches: Matches,
+    request: VerifyRequest,
+    *,
+    planned: PlannedValues,
+    feeding: set[str],
+    inside: list[Cause],
+) -> list[Cause]:
+    """Return what differs right where the runs part: modes, weights that are `feeding` the operation, settings `inside`.
+
+    Statistics differ as a matter of course in another mode, so that modes come first.
+    """
     recorded = list(recorded_causes(request.model, request.plan, request.recorded_weights, feeding))
+    deviating = planned.deviating_steps
     wrong = {name for step in deviating for name in step.slot.names} | {str(cause.target) for cause in recorded}
     definite = definite_causes(matches, point, wrong)
-    inside, switches, around = _setting_causes(point, matches, settings.differences)
-    # Statistics differ as a matter of course in another mode, so that modes come first.
-    causes = [
-        *failures,
+    return [
         *(cause for cause in definite if cause.kind == "mode"),
         *(planned.cause(step) for step in deviating if feeding.intersection(step.slot.names)),
         *recorded,
@@ -59,19 +80,23 @@ def explain(
         *inside,
         *(cause for cause in definite if cause.kind != "mode" and not _is_covered(cause, inside)),
     ]
-    if causes:
-        causes += switches
-    else:
-        causes += [planned.cause(step) for step in deviating[:MOST_CAUSES]]
-        causes += recorded_causes(request.model, request.plan, request.recorded_weights)
-        structural = structural_causes(matches, point, planned.fed_by)
-        causes += [*switches, *structural] if _is_vague(structural) else [*structural, *switches]
-    causes += around
-    causes = causes or [_setting_cause(one) for one in settings.differences if one.matters]
-    if request.source is not None and all(cause.kind in _WITHOUT_SETTING for cause in causes):
-        causes += config_causes(request.model, request.source, settings.pairs)
-    causes = [with_rotary_bases(cause, planned.target, planned.source) for cause in dict.fromkeys(causes)]
-    return divergence, causes[:MOST_CAUSES]
+
+
+def _general_causes(
+    point: DivergencePoint,
+    matches: Matches,
+    request: VerifyRequest,
+    *,
+    planned: PlannedValues,
+    switches: list[Cause],
+) -> list[Cause]:
+    """Return what may explain it from afar: weights that differ anywhere, other operations, `switches` of modules around."""
+    structural = structural_causes(matches, point, planned.fed_by)
+    return [
+        *(planned.cause(step) for step in planned.deviating_steps[:MOST_CAUSES]),
+        *recorded_causes(request.model, request.plan, request.recorded_weights),
+        *([*switches, *structural] if _is_vague(structural) else [*structural, *switches]),
+    ]
 
 
 def _is_covered(cause: Cause, settings: list[Cause]) -> bool:

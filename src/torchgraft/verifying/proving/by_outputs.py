@@ -80,36 +80,50 @@ def weights_with_matched_results(matches: Matches, *, in_parts: bool = False) ->
     has as a whole where it hasn't all that is picked from it: the entries may stand in another order.
     """
     recording = matches.target
-    users = recording.users()
-    returned = frozenset(recording.outputs)
-    roles = Roles(matches)
-    known: dict[int, bool] = {}
-
-    def is_matched(number: int) -> bool:
-        if number not in known:
-            known[number] = not roles.exchanged(number) and is_found(number)
-        return known[number]
-
-    def is_found(number: int) -> bool:
-        value = recording.values[number]
-        whole = number in matches.source_of and value.fingerprint is not None and not value.fingerprint.is_plain
-        if whole and not in_parts:
-            return True
-        by = [recording.operations[at] for at in users.get(number, ())]
-        if value.live and number not in returned and by and all(family(one.name) == "pick" for one in by):
-            return all(is_matched(n) for one in by for n in one.outputs if n in users or n in returned)
-        return whole
-
+    results = _Results(matches, in_parts=in_parts)
     found: set[str] = set()
     for operation in recording.operations:
         if any(is_zero(recording.values[n]) for n in operation.inputs):
             continue
         used = [n for n in _inputs_that_matter(operation) if _is_weights_unchanged(recording, n)]
         names = {w for n in used for w in recording.values[n].weights} - found
-        live = [n for n in operation.outputs if recording.values[n].live and (n in users or n in returned)]
-        if names and live and all(map(is_matched, live)):
+        live = [n for n in operation.outputs if recording.values[n].live and results.is_used(n)]
+        if names and live and all(map(results.is_matched, live)):
             found |= names
     return frozenset(found)
+
+
+class _Results:
+    """Which values of the target's run the source's has in the same role, whole or in all the pieces that are used."""
+
+    def __init__(self, matches: Matches, *, in_parts: bool) -> None:
+        self._matches = matches
+        self._in_parts = in_parts
+        self._roles = Roles(matches)
+        self._users = matches.target.users()
+        self._returned = frozenset(matches.target.outputs)
+        self._known: dict[int, bool] = {}
+
+    def is_used(self, number: int) -> bool:
+        """Whether the run goes on with a value, or returns it."""
+        return number in self._users or number in self._returned
+
+    def is_matched(self, number: int) -> bool:
+        """Whether the source's run has a value in this role."""
+        if number not in self._known:
+            self._known[number] = not self._roles.exchanged(number) and self._is_found(number)
+        return self._known[number]
+
+    def _is_found(self, number: int) -> bool:
+        recording = self._matches.target
+        value = recording.values[number]
+        whole = number in self._matches.source_of and value.fingerprint is not None and not value.fingerprint.is_plain
+        if whole and not self._in_parts:
+            return True
+        users = [recording.operations[at] for at in self._users.get(number, ())]
+        if value.live and number not in self._returned and users and all(family(one.name) == "pick" for one in users):
+            return all(self.is_matched(n) for one in users for n in one.outputs if self.is_used(n))
+        return whole
 
 
 def _inputs_that_matter(operation: Operation) -> list[int]:
