@@ -14,7 +14,7 @@ from torchgraft.arguments import OTHER_WORDS, Arguments
 from torchgraft.core.choices import Accept, NewIndices, OnDoubt, QkvLayout, is_one_of, listed_words
 from torchgraft.core.errors import UsageError
 from torchgraft.core.formatting import did_you_mean
-from torchgraft.core.names import paths_of, without_prefix
+from torchgraft.core.names import covered, without_prefix
 from torchgraft.core.objects import a_kind
 from torchgraft.core.places import is_module
 from torchgraft.core.policy import Policy, Verdict, expect_share
@@ -250,11 +250,10 @@ class Request:
         """Return the request with patterns as of the model's `names`, where they have a prefix that only the file's `keys` have."""
         if self.leaves_open:
             return self
-
-        paths = paths_of(names)
+        is_meant = covered(names)
 
         def named(pattern: str) -> str:
-            return pattern if pattern in paths else without_prefix(pattern, keys, names)
+            return without_prefix(pattern, keys, names, is_meant)
 
         tables = [one.name for one in fields(Options) if isinstance(getattr(self.options, one.name), Mapping)]
         told: dict[str, Any] = {

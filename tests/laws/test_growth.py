@@ -74,3 +74,24 @@ def with_few(naming):
 @pytest.mark.parametrize(("naming", "wider"), GROWN)
 def test_four_times_the_tensors_take_about_four_times_the_calls(naming, wider):
     assert 5 * with_few(naming) > planned_and_told(naming, *wider)
+
+
+ASKED = {
+    "renames": lambda n: {"rename": {f"old{i}.{{j}}.": f"new{i}.{{j}}." for i in range(n)}},
+    "exact renames": lambda n: {"rename": {f"old{i}.{j}.w": f"new{i}.{j}.w" for i in range(n) for j in range(8)}},
+    "fresh": lambda n: {"rename": {"old{x}.": "new{x}."}, "fresh": [f"new{i}.0." for i in range(n)]},
+    "layers": lambda n: {"rename": {"old{x}.": "new{x}."}, "layers": {"new{i}": [*range(n)]}},
+}
+
+
+@pytest.mark.parametrize("asked", ASKED.values(), ids=ASKED)
+def test_four_times_the_rules_take_about_four_times_the_calls(asked):
+    def ask(rules):
+        source, target = ({f"{one}{i}.{j}.w": (3, 3) for i in range(rules) for j in range(8)} for one in ("old", "new"))
+        known = [{key: TensorSpec(key, shape, DType.F32) for key, shape in side.items()} for side in (source, target)]
+        request = make_request(on_doubt="take", **asked(rules))
+        return calls(lambda: make_plan(Given(known[0]), target_from_specs(known[1]), request))
+
+    ask(20)
+    few = ask(80)
+    assert ask(320) < 5 * few

@@ -12,7 +12,7 @@ from torchgraft.core.plan import Certainty, Doubt, Step
 # What torch calls the tensors of a cell: of nn.LSTMCell and its like, and of each layer and direction of nn.LSTM.
 _ROLE = re.compile(r"(weight|bias)_(ih|hh)(?P<cell>(_l\d+)?(_reverse)?)")
 # And whatever else speaks of the two matrices of a cell.
-_SIDE = re.compile(r"[^.]*(?<![a-z])(ih|hh)(?![a-z])")
+_SIDE = re.compile(r"(?<![a-z])(ih|hh)(?![a-z])")
 
 
 def torn_cells(steps: Mapping[str, Step]) -> dict[str, Step]:
@@ -47,7 +47,7 @@ def unordered_gates(steps: Mapping[str, Step]) -> dict[str, Step]:
 def _module_of(name: str) -> str | None:
     """Return the layer that a tensor belongs to, if its name says by `ih` or `hh` to which matrix of a cell; None for others."""
     found = _SIDE.search(name)
-    return name[: found.start()] if found else None
+    return name[: name.rfind(".", 0, found.start()) + 1] if found else None
 
 
 def _has_gates(cell: Iterable[Step]) -> bool:

@@ -64,9 +64,17 @@ def covering(patterns: tuple[str, ...]) -> Callable[[str], bool]:
     return means
 
 
-def paths_of(names: Iterable[str]) -> set[str]:
-    """Return names, and the paths of all modules that they are in."""
-    return {path for name in names for path in (name, *above(name))}
+def covered(names: Iterable[str]) -> Callable[[str], bool]:
+    """Return whether a pattern means any of many names, as a function; names and modules are looked up."""
+    known = set(names)
+    modules = {path for name in known for path in above(name)}
+
+    def is_meant(pattern: str) -> bool:
+        if pattern in known or pattern.removesuffix("*").removesuffix(".") in modules:
+            return True
+        return not _GLOB.isdisjoint(pattern) and any(covers(pattern, name) for name in known)
+
+    return is_meant
 
 
 def patterns_of(names: Sequence[str], among: Iterable[str], *, most: int = 6) -> list[str]:
@@ -114,14 +122,16 @@ def without_common_end(one: str, other: str) -> tuple[str, str]:
     return ".".join(ours[: len(ours) - same]), ".".join(theirs[: len(theirs) - same])
 
 
-def without_prefix(pattern: str, keys: Container[str], names: Iterable[str]) -> str:
-    """Return a pattern that means none of `names` without the modules that `keys` have around these; else as it is."""
-    names = list(names)
-    if any(covers(pattern, name) for name in names):
+def without_prefix(pattern: str, keys: Container[str], names: Iterable[str], is_meant: Callable[[str], bool]) -> str:
+    """Return a pattern that means none of `names` without the modules that `keys` have around these; else as it is.
+
+    `is_meant` says whether a pattern means any of the names, see `covered`.
+    """
+    if is_meant(pattern):
         return pattern
     for end in list(ends(pattern))[1:]:
         prefix = pattern[: -len(end)]
-        if any(f"{prefix}{name}" in keys for name in names if covers(end, name)):
+        if is_meant(end) and any(f"{prefix}{name}" in keys for name in names if covers(end, name)):
             return end
     return pattern
 

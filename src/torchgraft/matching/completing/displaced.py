@@ -33,7 +33,8 @@ def with_displaced_doubted(
     name. `without_rules` finds what there is without them, which takes as long as the matching did: it is asked only where a
     tensor of which they don't speak has another name in the model. `keys` are all of the file.
     """
-    spoken = {key for key in keys if said.rules.speak_of(key, key)}
+    speak = said.rules.speaker()
+    spoken = {key for key in keys if speak(key, key)}
     if not any(_is_called_otherwise(m) and spoken.isdisjoint(m.source.keys) for m in matching.matches):
         return matching
     return _doubted(matching, without_rules(), spoken, said)

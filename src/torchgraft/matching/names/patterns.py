@@ -11,7 +11,7 @@ from torchgraft.core.errors import UsageError, printable
 _FIELD = re.compile(r"\{(\w*)\}")
 
 
-@lru_cache(maxsize=1000)
+@lru_cache(maxsize=10_000)
 def compiled(pattern: str) -> re.Pattern[str]:
     """Return what a pattern of the caller means: a whole name or a run of whole segments, or, ending with a dot, a prefix.
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 
 from torchgraft.core.errors import UsageError, printable
 from torchgraft.core.formatting import suggestion
-from torchgraft.core.names import above, covering, covers, ends, paths_of
+from torchgraft.core.names import above, covered, covering, ends
 from torchgraft.matching.names.layer_lists import (
     NO_LAYER,
     TOP,
@@ -21,6 +21,7 @@ from torchgraft.matching.names.layer_lists import (
     path_in_file,
 )
 from torchgraft.matching.names.patterns import compiled, copied_names, copies_of, dotted, filled
+from torchgraft.matching.names.renames import Renames
 from torchgraft.matching.tables.dialect import WRAPPERS
 
 
@@ -52,11 +53,10 @@ class Rules:
         if not (self.rename or self.fan_out or self.layers or self.copies):
             return [(key, key) for key in keys]
         shown: list[tuple[str, str]] = []
-        renames = self._renames()
+        renames, places = Renames(self.rename), _places_of(self.layers)
         for key in keys:
-            names = [_renamed(key, renames)]
-            names = [n for name in names for n in self._spread(name)]
-            names = [n for name in names for n in self._relayered(name)]
+            names = self._spread(renames.name_of(key))
+            names = [n for name in names for n in _relayered(name, places)]
             names += [n for name in names for n in self._copied(name)]
             shown += [(name, key) for name in dict.fromkeys(names)]
         return shown
@@ -69,16 +69,17 @@ class Rules:
         Raises:
             UsageError: the rules give several keys the same of the `model`'s names.
         """
-        shown = [(name, key) for name, key in self.present(keys) if name == key or not self._is_away(name)]
+        away = {dotted(head) for head in self.away}
+        shown = [(name, key) for name, key in self.present(keys) if name == key or not _is_in(name, away)]
         claims: dict[str, list[str]] = {}
         for name, key in shown:
             claims.setdefault(name, []).append(key)
         if len(claims) == len(shown):
             return shown
-        wanted = set(model)
+        wanted, speak = set(model), self.speaker()
         once: list[tuple[str, str]] = []
         for name, claimed in claims.items():
-            sent = [key for key in claimed if self.speak_of(key, name)]
+            sent = [key for key in claimed if speak(key, name)]
             if len(sent) > 1 and any(end in wanted for end in ends(name)):
                 both = " and ".join(repr(printable(key, 80)) for key in sent[:2])
                 raise UsageError(
@@ -121,7 +122,8 @@ class Rules:
 
         That is the longest end of the path which leads to a list of the file, and to one only.
         """
-        renamed = self._renamed_all(keys)
+        renames = Renames(self.rename)
+        renamed = [renames.name_of(key) for key in keys]
         shown = [name for key in renamed for name in self._spread(key)]
         layers = {path_in_file(path, shown, names): picks for path, picks in self.layers.items()}
         untouched = [name for key, name in zip(keys, renamed, strict=True) if name == key]
@@ -137,10 +139,11 @@ class Rules:
         Raises:
             UsageError: naming the rule, and what comes close to it.
         """
-        renames = self._renames()
-        for (pattern, _), said in zip(renames, self.rename, strict=True):
-            _expect(any(pattern.match(key) for key in keys), "rename", said, keys)
-        names = self._renamed_all(keys)
+        renames = Renames(self.rename)
+        idle = renames.idle(keys)
+        for said in self.rename:
+            _expect(said not in idle, "rename", said, keys)
+        names = [renames.name_of(key) for key in keys]
         for old in self.fan_out:
             _expect(any(_behind(old, name) is not None for name in names), "fan_out", old, names)
         names = [n for name in names for n in self._spread(name)]
@@ -173,21 +176,19 @@ class Rules:
         """
         names = list(names)
         text = "\n".join(f".{name}." for name in names)
-        renames = self._renames()
+        renames, relaid = Renames(self.rename), _places_of(self.layers)
         heads: dict[str, list[str]] = {to: [] for to in self.rename.values()}
         for key in keys:
-            found, to = next(((m, to) for pattern, to in renames if (m := pattern.match(key))), (None, ""))
+            found = renames.first_of(key)
             if found:
-                head = filled(to, found.groupdict())
-                name = head + key[found.end() :]
-                further = [n for one in self._spread(name) for n in self._relayered(one)] != [name] or self._copied(
-                    name
-                )
-                heads[to].append("" if further else head)
+                head = filled(found.to, found.match.groupdict())
+                name = head + key[found.match.end() :]
+                others = [n for one in self._spread(name) for n in _relayered(one, relaid)]
+                heads[found.to].append("" if others != [name] or self._copied(name) else head)
         places: dict[str, list[str]] = {place: [] for places in self.fan_out.values() for place in places}
-        shown = self._renamed_all(keys) if places else ()
+        shown = [renames.name_of(key) for key in keys] if places else ()
         for old, wanted in self.fan_out.items():
-            fields = [found.groupdict() for name in shown if (found := _behind(old, name)) is not None]
+            fields = [behind.groupdict() for name in shown if (behind := _behind(old, name)) is not None]
             for place in wanted:
                 places[place] += dict.fromkeys(filled(place, found) for found in fields)
         return dict((*_astray("rename", heads, names, text), *_astray("fan_out", places, names, text)))
@@ -211,10 +212,10 @@ class Rules:
                 raise UsageError(
                     f"copies={{{said}}}: no module of the model is called {printable(new)!r}{suggestion(near)}"
                 )
-        paths = paths_of(names) if self.fresh or self.zero else ()
+        is_meant = covered(names if self.fresh or self.zero else ())
         for option, patterns in (("fresh", self.fresh), ("zero", self.zero)):
             for said in patterns:
-                if said not in paths and not any(covers(said, name) for name in names):
+                if not is_meant(said):
                     near = _paths_to(said, names)
                     raise UsageError(
                         f"{option}: no tensor of the model is called {printable(said)!r}{suggestion(near)}"
@@ -258,30 +259,20 @@ class Rules:
         """Whether the caller wants the slot to start at zero."""
         return covering(tuple(self.zero))(name)
 
-    def _renames(self) -> list[tuple[re.Pattern[str], str]]:
-        return [(compiled(a), b) for a, b in self.rename.items()]
-
-    def _renamed_all(self, keys: Iterable[str]) -> list[str]:
-        renames = self._renames()
-        return [_renamed(key, renames) for key in keys]
-
-    def _is_away(self, name: str) -> bool:
-        """Whether a rule gave the name a beginning that nothing in the model has."""
-        return any(f"{name}.".startswith(dotted(head)) for head in self.away)
-
-    def speak_of(self, key: str, name: str) -> bool:
-        """Whether rules give a key of the file that name, which may be its own."""
+    def speaker(self) -> Callable[[str, str], bool]:
+        """Return whether rules give a key of the file a name, which may be its own, as a function of the key and the name."""
         if not (self.rename or self.fan_out or self.layers or self.copies):
-            return False
-        renames = self._renames()
-        shown = _renamed(key, renames)
-        spread = any(_behind(old, shown) is not None for old in self.fan_out)
-        return (
-            key != name
-            or spread
-            or any(pattern.match(key) for pattern, _ in renames)
-            or any(list_at(path, shown) for path in self.layers)
-        )
+            return lambda _key, _name: False
+        renames = Renames(self.rename)
+
+        def speak(key: str, name: str) -> bool:
+            if key != name or renames.first_of(key):
+                return True
+            return any(_behind(old, key) is not None for old in self.fan_out) or any(
+                list_at(path, key) for path in self.layers
+            )
+
+        return speak
 
     def _spread(self, name: str) -> list[str]:
         for old, places in self.fan_out.items():
@@ -291,16 +282,30 @@ class Rules:
                 return [filled(dotted(place), found.groupdict()) + rest for place in places]
         return [name]
 
-    def _relayered(self, name: str) -> list[str]:
-        for path, picks in self.layers.items():
-            found = list_at(path, name)
-            if found:
-                number = int(found["n"])
-                return [f"{found['head']}{j}{found['rest']}" for j, i in enumerate(picks) if i == number]
-        return [name]
-
     def _copied(self, name: str) -> list[str]:
         return [copy for old, new in self.copies.items() for copy in copies_of(name, old, new)]
+
+
+def _places_of(layers: Mapping[str, Sequence[int]]) -> dict[str, dict[int, list[int]]]:
+    """Return for each layer list which of the target's layers each layer of the source fills."""
+    places: dict[str, dict[int, list[int]]] = {path: {} for path in layers}
+    for path, picks in layers.items():
+        for place, number in enumerate(picks):
+            places[path].setdefault(number, []).append(place)
+    return places
+
+
+def _relayered(name: str, places: Mapping[str, Mapping[int, Sequence[int]]]) -> list[str]:
+    for path, filled_by in places.items():
+        found = list_at(path, name)
+        if found:
+            return [f"{found['head']}{place}{found['rest']}" for place in filled_by.get(int(found["n"]), ())]
+    return [name]
+
+
+def _is_in(name: str, heads: Collection[str]) -> bool:
+    """Return whether a name begins with one of `heads`, which end with dots, or is one."""
+    return "" in heads or any(f"{path}." in heads for path in (name, *above(name)))
 
 
 def _behind(prefix: str, name: str) -> re.Match[str] | None:
@@ -365,12 +370,3 @@ def _unwrapped(head: str) -> str:
     while len(parts) > 1 and parts[0] in WRAPPERS:
         del parts[0]
     return ".".join(parts)
-
-
-def _renamed(key: str, renames: Sequence[tuple[re.Pattern[str], str]]) -> str:
-    for pattern, to in renames:
-        found = pattern.match(key)
-        if found:
-            new, rest = filled(to, found.groupdict()), key[found.end() :]
-            return new + rest if new else rest.removeprefix(".")
-    return key

@@ -38,12 +38,12 @@ class Said:
 
     def with_pairs(self, sources: Iterable[Leaf], targets: Iterable[Leaf], keys: Mapping[str, str]) -> Said:
         """Return the same with what the rules call as one of the targets; `keys` are the file's by the names of the sources."""
-        speak_of = self.rules.speak_of
+        speak = self.rules.speaker()
         names = {name: leaf.name for leaf in targets for name in (leaf.name, *leaf.also)}
         pairs = {
             leaf.name: names[leaf.name]
             for leaf in sources
-            if leaf.name in names and all(speak_of(keys[name], name) for name in leaf.keys)
+            if leaf.name in names and all(speak(keys[name], name) for name in leaf.keys)
         }
         return replace(self, pairs=pairs)
 
