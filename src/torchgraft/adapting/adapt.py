@@ -53,28 +53,11 @@ def requested_steps(
 
 
 def adapt(matching: Matching, target: Target, specs: Mapping[str, TensorSpec], context: PlanContext) -> Plan:
-    """Return the plan that the matching comes to, but for what is to be said of it as a whole (`weighed`)."""
-    preferences, views = context.preferences, context.views
+    """Return the plan that the matching comes to, without what is to be said of it as a whole (`weighed`)."""
+    views = context.views
     shown, seen = (views[-1].shown, views[-1].target) if views else (specs, target)
-    facts = gather_facts(matching, shown, seen, context)
-    draft = compose(matching.matches, facts)
-    drafted: Mapping[str, Step] = draft.steps
-    for view in reversed(views):
-        drafted = view.original_steps(drafted)
-    drafted = {**drafted, **context.requested}
-    decided = drafted
-    if preferences.changes_doubt:
-        decided = {name: with_doubt_decided(step, preferences) for name, step in drafted.items()}
-    steps = tuple(
-        [
-            decided.get(slot.spec.name) or fresh_step(slot, preferences.is_fresh, preferences.is_zero)
-            for slot in target.slots
-        ]
-    )
-    if matching.blocked:
-        steps = tuple(with_doubt_decided(doubt_blocked(step, matching.blocked), preferences) for step in steps)
-    if context.ranks:
-        steps = tuple(with_doubt_decided(step, preferences) for step in over_ranks(steps, context.ranks))
+    draft = compose(matching.matches, gather_facts(matching, shown, seen, context))
+    steps = _one_each(draft.steps, matching, target, context)
     steps = tuple([step if step.action is Action.COPY else widened(step, specs) for step in steps])
     steps = with_branch_hint(steps, specs, context.network)
     unused = unused_sources(steps, shown, draft.rejected, matching.derived, context.network, context.second)
@@ -89,6 +72,29 @@ def adapt(matching: Matching, target: Target, specs: Mapping[str, TensorSpec], c
         source_specs=specs,
         policy=context.policy,
     )
+
+
+def _one_each(
+    drafted: Mapping[str, Step], matching: Matching, target: Target, context: PlanContext
+) -> tuple[Step, ...]:
+    """Return the one step of each slot, under the caller's view of doubt: requested, drafted, or fresh."""
+    preferences = context.preferences
+    for view in reversed(context.views):
+        drafted = view.original_steps(drafted)
+    decided = {**drafted, **context.requested}
+    if preferences.changes_doubt:
+        decided = {name: with_doubt_decided(step, preferences) for name, step in decided.items()}
+    steps = tuple(
+        [
+            decided.get(slot.spec.name) or fresh_step(slot, preferences.is_fresh, preferences.is_zero)
+            for slot in target.slots
+        ]
+    )
+    if matching.blocked:
+        steps = tuple(with_doubt_decided(doubt_blocked(step, matching.blocked), preferences) for step in steps)
+    if context.ranks:
+        steps = tuple(with_doubt_decided(step, preferences) for step in over_ranks(steps, context.ranks))
+    return steps
 
 
 def weighed(plan: Plan, is_picked: Callable[[str], bool]) -> Plan:

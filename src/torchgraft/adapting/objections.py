@@ -114,6 +114,7 @@ def _rotary(plan: Plan) -> Iterator[Objection]:
 
 
 def _doubt(plan: Plan) -> Iterator[Objection]:
+    """Yield one objection for each reason of doubt; only one for a file of another variant, which explains them all."""
     groups: dict[str, list[Step]] = {}
     for step in plan.doubtful:
         if step.why.rule == Ground.QUANTISED:
@@ -129,11 +130,7 @@ def _doubt(plan: Plan) -> Iterator[Objection]:
         return
     for text, steps in groups.items():
         names = tuple(s.slot.name for s in steps)
-        others = [key for s in steps if s.alternatives for key in s.alternatives[0].keys]
-        hint = f"; or else from {listed(others, 2)}" if others else ""
-        fed = [feed.key for s in steps for feed in s.feeds]
-        source = f" <- {listed(fed, 3)}" if fed and tuple(fed) != names else ""
-        fact = f"{listed(names)}{source} {'is' if len(steps) == 1 else 'are'} in doubt: {text}{hint}"
+        fact = _doubtful(names, steps, text)
         patterns = patterns_of(names, _filled_names(plan))
         if patterns:
             fact = fact.replace("grow_rows=)", f"grow_rows={patterns})")
@@ -141,6 +138,15 @@ def _doubt(plan: Plan) -> Iterator[Objection]:
         if variant:
             fact, way_out = f"{variant}. So {fact}", f"{ANOTHER_FILE}; {way_out}"
         yield Objection("doubt", fact, names, way_out)
+
+
+def _doubtful(names: Sequence[str], steps: Sequence[Step], text: str) -> str:
+    """Return in words which slots are in doubt, what would feed them, why, and what else could."""
+    fed = [feed.key for step in steps for feed in step.feeds]
+    source = f" <- {listed(fed, 3)}" if fed and fed != list(names) else ""
+    others = [key for step in steps if step.alternatives for key in step.alternatives[0].keys]
+    hint = f"; or else from {listed(others, 2)}" if others else ""
+    return f"{listed(names)}{source} {'is' if len(steps) == 1 else 'are'} in doubt: {text}{hint}"
 
 
 def _which_layers(plan: Plan, steps: Iterable[Step]) -> str:

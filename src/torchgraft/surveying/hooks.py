@@ -53,11 +53,7 @@ def rename_by_hooks(
     import torch
 
     ghosts = _Ghosts()
-    state: dict[str, Any] = {
-        name: ghosts.of(spec.shape, getattr(torch, spec.dtype.label))
-        for name, spec in specs.items()
-        if not name.endswith("_extra_state")
-    }
+    state = ghosts.state_of(specs)
     given = {id(tensor): name for name, tensor in state.items()}
     keep = list(state.values())  # no identity may be used twice
     everything = {id(module): module for _, module in everywhere}.values()
@@ -154,6 +150,16 @@ class _Ghosts:
         if first is None:
             first = self._first[shape, dtype] = torch.empty(shape, dtype=dtype, device="meta")
         return first.data
+
+    def state_of(self, specs: Mapping[str, TensorSpec]) -> dict[str, Any]:
+        """Return a state dict of such tensors, without extra state."""
+        import torch
+
+        return {
+            name: self.of(spec.shape, getattr(torch, spec.dtype.label))
+            for name, spec in specs.items()
+            if not name.endswith("_extra_state")
+        }
 
     def like(self, tensor: Tensor) -> Tensor:
         """Return a tensor of the same kind."""
