@@ -174,3 +174,35 @@ def test_a_part_of_one_member_of_a_list_is_not_the_layer_of_its_name_beside_the_
 
 def in_names(shapes):
     return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+
+
+def row(name, *sizes):
+    return {f"{name}{2 * at}.weight": size for at, size in enumerate(sizes)}
+
+
+ROW = (8, 5), (8, 8), (3, 8)
+
+
+def test_a_module_that_was_renamed_holds_the_same_numbers_and_shapes():
+    beside = network("critic.", 4)
+    naming = naming_of(leaves(row("actor.main.", *ROW) | beside), leaves(row("actor.net.", *ROW) | beside))
+    assert naming.pairs["actor.main.2.weight"] == "actor.net.2.weight"
+    assert "actor.main.2.weight" in naming.parted  # nothing but numbers and shapes speaks for it
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (row("main.", *ROW[1:]), row("net.", *ROW[1:])),  # two layers, as heads have
+        (row("main.", *ROW), row("net.", *ROW, (2, 3))),  # one more
+        (row("main.", *ROW) | row("old.", *ROW), row("net.", *ROW)),  # one of two
+        (row("main.", *ROW), row("net.", *ROW) | row("side.", *ROW)),
+        (row("main.", *3 * ROW[:1]), row("net.", *3 * ROW[:1])),  # a list
+        (row("actor.main.", *ROW), row("head.net.", *ROW)),  # elsewhere
+        (row("main.0.", *ROW), row("main.1.", *ROW)),  # the next member of a list
+    ],
+)
+def test_but_for_few_layers_others_left_or_another_place(ours, theirs):
+    beside = network("critic.", 4)
+    naming = naming_of(leaves(ours | beside), leaves(theirs | beside))
+    assert naming.pairs.keys() == beside.keys()

@@ -15,7 +15,7 @@ from torchgraft.matching.doubts.lists import even_lists, is_by_other_number
 from torchgraft.matching.evidence.trust import trusted
 from torchgraft.matching.judging.certainty import AKIN, AROUND, CERTAIN, LIKELY, Familiar, Sureness, sureness
 from torchgraft.matching.judging.judge import Pair
-from torchgraft.matching.judging.modules import told_by_modules
+from torchgraft.matching.judging.modules import told_by_modules, told_in_place
 from torchgraft.matching.judging.reasons import OTHER_NAME
 from torchgraft.matching.judging.rest import told_by_the_rest
 from torchgraft.matching.judging.rivals import HALF
@@ -100,7 +100,7 @@ def _sure_enough(pairs: Sequence[Pair], problem: Problem, seen: WithoutWrapper, 
             strictly.add(pair.target)
         if sure is not None:
             found.append((pair, sure))
-    found = told_by_modules(found, pairs, (sources, targets))
+    found = told_in_place(told_by_modules(found, pairs, (sources, targets)), pairs, (sources, targets))
     return found if all(problem.registered) else told_by_the_rest(found, pairs, strictly, (sources, targets))
 
 

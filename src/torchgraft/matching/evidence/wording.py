@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from torchgraft.matching.parts.units import Unit
-from torchgraft.matching.tables.dialect import EXCLUSIVE, PARTS
+from torchgraft.matching.tables.dialect import EXCLUSIVE, KINDS, PARTS
 
 if TYPE_CHECKING:
     Words = tuple[str, ...]
@@ -24,8 +24,8 @@ LEAST, NEARLY_ALL = 0.05, 0.9
 COMMON = 0.6
 # How much less a word weighs for each that comes behind it, and how much it keeps at least.
 STEP_BACK, FARTHEST = 0.15, 0.35
-# Words for kinds of layers, and of norms.
-KINDS, NORMS = frozenset({"conv", "linear", "lin", "fc", "dense"}), frozenset({"norm"})
+# A word for norms: what a norm alone may be called.
+NORMS = frozenset({"norm"})
 
 
 class Wording:

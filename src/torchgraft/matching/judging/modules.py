@@ -1,18 +1,27 @@
-"""What modules tell of a layer whose name doesn't speak for it: all else of its module went into one module of the model."""
+"""What modules tell of a layer whose name doesn't speak for it: where it stands in one that both sides have, or that is paired."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from itertools import product
+from operator import itemgetter
 
-from torchgraft.core.names import above
+from torchgraft.core.names import above, without_common_end, words
 from torchgraft.matching.judging.certainty import LIKELY, SEVERAL, Sureness
 from torchgraft.matching.judging.judge import Pair
-from torchgraft.matching.judging.reasons import OTHER_NAME
+from torchgraft.matching.judging.reasons import BY_ORDER, NO_MARGIN, OTHER_NAME
 from torchgraft.matching.judging.rest import are_layers
-from torchgraft.matching.parts.units import Unit, shape_class
+from torchgraft.matching.names.words import are_kinds_alike
+from torchgraft.matching.parts.units import Unit, kind_of, shape_class
+
+# A module of the file and one of the model.
+Modules = tuple[str, str]
+# The units of the file, and those of the model.
+Sides = tuple[Sequence[Unit], Sequence[Unit]]
+
+OPEN = (BY_ORDER, NO_MARGIN, OTHER_NAME)  # why a pair may be in doubt that a module tells
 
 
 def told_by_modules(
@@ -57,3 +66,87 @@ def _closed_modules(
 
 def _shapes(unit: Unit) -> frozenset[object]:
     return frozenset((role, shape_class(leaf.shape)) for role, leaf in unit.leaves.items())
+
+
+def told_in_place(
+    judged: Sequence[tuple[Pair, Sureness]],
+    pairs: Sequence[Pair],
+    sides: Sides,
+) -> list[tuple[Pair, Sureness]]:
+    """Return the pairs with those likely, or added, that stand in a module of one path on both sides, which tells them.
+
+    Of a layer whose names differ in the word for its kind alone (`fc2` and `linear2`), where no other of its shapes could be
+    meant. And of a row that one side counts (`net.0`, `net.2`) and the other one names (`net.fc1`, `net.fc2`), if the two
+    are paired with all that is in them: a number says nothing against a name. Those of one shape are told by the numbers of
+    both sides.
+    """
+    sure_of = {pair.target: sure for pair, sure in judged}
+    inside = _in_one_place(pairs, sides)
+    if not inside:
+        return list(judged)
+    named = [{pair.source for pair in pairs if pair.named}, {pair.target for pair in pairs if pair.named}]
+    rows = [_by_parent(units, without) for units, without in zip(sides, named, strict=True)]
+    told = {
+        pair.target: pair
+        for (ours, theirs), held in inside.items()
+        for rule in (_of_one_kind, _of_counted)
+        for pair in rule(held, rows[0][ours], rows[1][theirs], sides)
+        if not pair.clash and (pair.target not in sure_of or sure_of[pair.target].doubt in OPEN)
+    }
+    known = [(pair, LIKELY if pair.target in told else sure) for pair, sure in judged]
+    return known + [(pair, LIKELY) for target, pair in told.items() if target not in sure_of]
+
+
+def _in_one_place(pairs: Iterable[Pair], sides: Sides) -> Mapping[Modules, list[Pair]]:
+    """Return the pairs that no name tells by their modules, where these have one path, but for what most names have in front."""
+    paths = [(pair, sides[0][pair.source], sides[1][pair.target]) for pair in pairs if pair.fits]
+    before = Counter(without_common_end(ours.path, theirs.path) for pair, ours, theirs in paths if pair.named)
+    usual = before.most_common(1)[0][0] if before else ("", "")
+    inside: dict[Modules, list[Pair]] = defaultdict(list)
+    for pair, ours, theirs in paths:
+        if not pair.named and without_common_end(f"{ours.parent}.", f"{theirs.parent}.") == usual:
+            inside[ours.parent, theirs.parent].append(pair)
+    return inside
+
+
+def _by_parent(units: Sequence[Unit], without: Container[int]) -> Mapping[str, list[Unit]]:
+    """Return the units that lie in each module, but for some."""
+    rows: dict[str, list[Unit]] = defaultdict(list)
+    for at, unit in enumerate(units):
+        if at not in without:
+            rows[unit.parent].append(unit)
+    return rows
+
+
+def _of_one_kind(pairs: Iterable[Pair], ours: Sequence[Unit], theirs: Sequence[Unit], sides: Sides) -> Iterator[Pair]:
+    """Yield the pairs that are called alike but for words of their kind, as no other ones of these modules and shapes are."""
+    for pair in pairs:
+        source, target = sides[0][pair.source], sides[1][pair.target]
+        if source.last != target.last and are_kinds_alike(source.last, target.last):
+            kind = kind_of(target)
+            others = [unit for unit in ours if kind_of(unit) == kind and are_kinds_alike(unit.last, target.last)]
+            others += [unit for unit in theirs if kind_of(unit) == kind and are_kinds_alike(source.last, unit.last)]
+            if len(others) == len((source, target)):
+                yield pair
+
+
+def _of_counted(pairs: Sequence[Pair], ours: Sequence[Unit], theirs: Sequence[Unit], sides: Sides) -> Iterator[Pair]:
+    """Yield the pairs of two rows of which one side counts the members, and the other one has names for them."""
+    counted = [{unit.last.isdecimal() for unit in units} for units in (ours, theirs)]
+    if counted not in ([{True}, {False}], [{False}, {True}]) or not 1 < len(pairs) == len(ours) == len(theirs):
+        return
+    alike: dict[object, list[tuple[int, str, Pair]]] = defaultdict(list)
+    for pair in pairs:
+        source, target = sides[0][pair.source], sides[1][pair.target]
+        number, name = (source.last, target.last) if counted[0] == {True} else (target.last, source.last)
+        alike[kind_of(target)].append((int(number), name, pair))
+    for held in alike.values():
+        if len(held) == 1 or _are_a_row([name for _, name, _ in sorted(held, key=itemgetter(0))]):
+            yield from (pair for _, _, pair in held)
+
+
+def _are_a_row(names: Sequence[str]) -> bool:
+    """Return whether names are those of one row, in the order of their numbers."""
+    parts = [words(name) for name in names]
+    numbers = [int(part[-1]) for part in parts if part[-1].isdecimal()]
+    return len({part[:-1] for part in parts}) == 1 and len(numbers) == len(names) and numbers == sorted({*numbers})

@@ -16,6 +16,7 @@ from torchgraft.matching.names.wrappers import Side, wrapped_pairs
 
 SAMPLE = 400
 TOO_COMMON = 16
+SEVERAL = 3  # layers: fewer may be those of a head for another task
 LIKE = 0.5  # as difflib counts it: from here on two names of parts have most letters in common
 
 
@@ -38,7 +39,7 @@ def naming_of(sources: Iterable[Leaf], targets: Iterable[Leaf], said: Mapping[st
     rivals: tuple[str, ...] = ()
     homes: tuple[str, ...] = ()
     while left and wanted:
-        rated = _rated(left, wanted, counting, towers)
+        rated = _rated(left, wanted, counting, towers, rules[0] if rules else IDENTITY)
         if not rated:
             break
         best = rated[0]
@@ -59,8 +60,8 @@ def naming_of(sources: Iterable[Leaf], targets: Iterable[Leaf], said: Mapping[st
     if said and IDENTITY not in rules:
         rules.append(IDENTITY)
     inner = _wrapped(left, wanted, rules, names) if left and wanted else {}
-    parted = frozenset().union(*(_parted(rule, pairs, names) for rule in rules[1:] if rule.is_nested))
-    return Naming(pairs | inner, tuple(rules), rivals, homes, frozenset(inner), parted)
+    unsure = frozenset().union(*(_unsure(rule, pairs, names) for rule in rules if all(rule)))
+    return Naming(pairs | inner, tuple(rules), rivals, homes, frozenset(inner), unsure)
 
 
 def _by_chance(
@@ -114,9 +115,14 @@ def _is_of_others(
     return sum(a in pairs and a not in placed and to in there for to, a in _applied(rule, names[0])) >= len(placed)
 
 
-def _parted(rule: Prefix, pairs: Mapping[str, str], names: tuple[Sequence[str], Sequence[str]]) -> Iterable[str]:
-    """Return what a nested rule pairs, if it takes less than half of the module: the rest has its place by other rules."""
+def _unsure(rule: Prefix, pairs: Mapping[str, str], names: tuple[Sequence[str], Sequence[str]]) -> Iterable[str]:
+    """Return what a rule pairs, if it gives a module another name, and what it leaves of the names is but numbers.
+
+    Or if it is nested and takes less than half of the module: the rest has its place by other rules.
+    """
     placed = [a for a, b in pairs.items() if rule.covers(a) and b == rule.applied(a)]
+    if not rule.is_nested:
+        return () if _is_told(rule, placed) else placed
     around = min(rule, key=len)
     whole = sum(name.startswith(around) for name in names[0 if around == rule.old else 1])
     return placed if 2 * len(placed) < whole else ()
@@ -209,8 +215,10 @@ def _parents(names: Iterable[str]) -> Iterator[str]:
     return (name.rsplit(".", 2)[0] for name in names if name.count(".") > 1)
 
 
-def _rated(left: Mapping[str, Leaf], wanted: Mapping[str, Leaf], counting: Counting, towers: Towers) -> list[Rated]:
-    """Return the sound rules, the best first."""
+def _rated(
+    left: Mapping[str, Leaf], wanted: Mapping[str, Leaf], counting: Counting, towers: Towers, first: Prefix
+) -> list[Rated]:
+    """Return the sound rules, the best first; `first` is the one that was found before all others."""
     rated: list[Rated] = []
     for rule in _candidates(left, wanted):
         if not (rule.keeps_numbers and counting.agrees(rule)) or (all(rule) and towers.change(*rule)):
@@ -219,7 +227,7 @@ def _rated(left: Mapping[str, Leaf], wanted: Mapping[str, Leaf], counting: Count
         fits = {a for a, b in placed.items() if _squeezed(left[a].shape) == _squeezed(wanted[b].shape)}
         sound = rule == IDENTITY or (
             2 * len(fits) >= len(placed)
-            and _is_told(rule, placed)
+            and (_is_told(rule, placed) or _is_renamed(rule, left, wanted, first))
             and not _is_of_one_layer(rule, placed, fits)
             and _is_whole(rule, placed, left, wanted)
             and not _leaves_its_own(rule, placed, left, wanted)
@@ -271,12 +279,41 @@ def _homes(rated: Sequence[Rated], left: Mapping[str, Leaf], wanted: Mapping[str
     return tuple(one.rule.new for one in same) if apart == len(same) * len(best.placed) and len(same) > 1 else ()
 
 
-def _is_told(rule: Prefix, placed: Mapping[str, str]) -> bool:
+def _is_told(rule: Prefix, placed: Collection[str]) -> bool:
     """Return whether what the rule leaves of the names says something: words of its own, not just numbers and roles."""
     if "" in rule and len(placed) > 3:
         return True
     spoken = sum(any(not part.isdecimal() for part in name[len(rule[0]) :].split(".")[:-1]) for name in placed)
     return 2 * spoken >= len(placed) > 1
+
+
+def _is_renamed(rule: Prefix, left: Mapping[str, Leaf], wanted: Mapping[str, Leaf], first: Prefix) -> bool:
+    """Return whether a rule gives a module another name, with the same names, numbers and shapes inside.
+
+    It has several layers, not all of one shape, is where it was, and nothing else that is left of either side is built so.
+    """
+    if "" in rule:
+        return False
+    own, other = (prefix[:-1].rpartition(".")[2] for prefix in rule)
+    moved = first.applied(rule.old.removesuffix(f"{own}.")) != rule.new.removesuffix(f"{other}.")
+    if moved or own.isdecimal() or other.isdecimal():
+        return False
+    builds = [_build_of(prefix, side) for prefix, side in zip(rule, (left, wanted), strict=True)]
+    layers = {tail.rpartition(".")[0]: shape for tail, shape in builds[0].items()}
+    if builds[0] != builds[1] or len(layers) < SEVERAL or len({*layers.values()}) == 1:
+        return False
+    end = next(iter(builds[0]))
+    return all(
+        name[: -len(end)] == prefix or _build_of(name[: -len(end)], side) != builds[0]
+        for prefix, side in zip(rule, (left, wanted), strict=True)
+        for name in side
+        if name.endswith("." + end)
+    )
+
+
+def _build_of(prefix: str, names: Mapping[str, Leaf]) -> dict[str, Shape]:
+    """Return the shapes of what is in a module by the names inside of it."""
+    return {name[len(prefix) :]: leaf.shape for name, leaf in names.items() if name.startswith(prefix)}
 
 
 def _is_of_one_layer(rule: Prefix, placed: Collection[str], fits: Container[str]) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 
 from torchgraft.core.names import words
-from torchgraft.matching.tables.dialect import CONTRARY_TERMS, IN_OTHER_TERMS, PHRASES
+from torchgraft.matching.tables.dialect import CONTRARY_TERMS, IN_OTHER_TERMS, KINDS, PHRASES
 
 
 def _respelled() -> dict[tuple[str, ...], tuple[str, ...]]:
@@ -108,6 +108,18 @@ def is_short_for(word: str, whole: str) -> bool:
         return False
     rest = iter(whole)
     return all(letter in rest for letter in word)
+
+
+@lru_cache
+def are_kinds_alike(one: str, other: str) -> bool:
+    """Return whether two segments have the same numbers and words, but for the word for the kind of layer: `fc2` and `linear2`.
+
+    A word may be shortened: `conv1` and `c1`.
+    """
+    both = list(zip(words(one), words(other), strict=False))
+    return len(words(one)) == len(words(other)) == len(both) and all(
+        a == b or (a in KINDS and b in KINDS) or is_short_for(a, b) or is_short_for(b, a) for a, b in both
+    )
 
 
 def _translated(spelled: tuple[str, ...]) -> list[Step]:

@@ -163,6 +163,9 @@ OTHER_NORMS = frozenset({"pre", "fc", "pool", "pooler", "pooled"})
 # What an attention's way back is called beside its query, key and value, in Flax, OpenAI's Whisper and latent diffusion.
 BACK = frozenset({"out", "output", "proj_out"})
 
+# Words for kinds of layers that shapes tell as well.
+KINDS = frozenset({"conv", "linear", "lin", "fc", "dense"})
+
 # What any linear layer may be called: such a name alone says nothing of what it is for.
 ANY_LAYER = frozenset({"linear", "lin", "dense", "fc", "proj"})
 
