@@ -190,7 +190,7 @@ class Batches:
                     self._tick(batch.size)
 
     def _take(self, batch: Batch, data: Bytes) -> None:
-        """Sum up for the comparison, look at every value, keep old values, and put new ones into their places."""
+        """Take checksums for the comparison, look at every value, keep old values, and put new ones into their places."""
         ends = list(pairwise(accumulate(batch.sizes, initial=0)))
         view = data.data
         checksums = [crc32(view[start:stop], 0) for start, stop in ends]

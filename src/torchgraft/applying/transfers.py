@@ -91,7 +91,7 @@ class Transfers:
             self._copiers.wait()
 
     def _take(self, chunk: Chunk) -> None:
-        """Keep old values, read, sum up what is compared later, look at every value, and put it into its place."""
+        """Keep old values, read, take checksums of what is compared later, look at every value, and put it into its place."""
         if chunk[0].transfer.given:
             self._casts.take(chunk)
         elif chunk[0].transfer.on_device:
@@ -118,7 +118,7 @@ class Transfers:
             self._look_at(chunk, stretches, memory)
 
     def _send(self, chunk: Chunk) -> None:
-        """Read, sum up what is compared later, look at every value, and send it to its place on the device."""
+        """Read, take checksums of what is compared later, look at every value, and send it to its place on the device."""
         copier = self._copiers.to(chunk[0].transfer.value.device)
         memory = copier.memory()
         pieces, stretches = lay_out(chunk, memory)

@@ -68,8 +68,9 @@ def read_many(
     buffer: memoryview,
     read_alone: Callable[[int], None],
 ) -> None:
-    """Fill `buffer` with whole tensors, each from its own of `starts` on; `read_alone` does so for one, by its number, whose
-    bytes don't lie plainly in a file.
+    """Fill `buffer` with whole tensors, each from its own of `starts` on.
+
+    `read_alone` gets the number of one that needs more than a copy of bytes.
     """
     found: defaultdict[CheckpointFile, list[tuple[int, int, int]]] = defaultdict(list)
     records: list[tuple[RecordBytes, int, int, int]] = []
@@ -136,7 +137,7 @@ def _follows(one: _Wanted, other: _Wanted) -> bool:
 
 
 def _read(run: Sequence[_Wanted]) -> None:
-    """Read a run of pieces that lie one after the other, and sum up those of zip records."""
+    """Read a run of pieces that lie one after the other, and take checksums of those of zip records."""
     buffers: list[memoryview] = []
     at = run[0].offset
     between = memoryview(bytearray(GAP if len(run) > 1 else 0))
@@ -146,10 +147,10 @@ def _read(run: Sequence[_Wanted]) -> None:
         buffers.append(wanted.buffer)
         at = wanted.offset + len(wanted.buffer)
     run[0].file.read_run(buffers, run[0].offset)
-    _sum_up(run)
+    _add_checksums(run)
 
 
-def _sum_up(run: Sequence[_Wanted]) -> None:
+def _add_checksums(run: Sequence[_Wanted]) -> None:
     """Give each record the checksum of what was read of it, side by side pieces in one."""
     record: RecordBytes | None = None
     first = size = total = 0

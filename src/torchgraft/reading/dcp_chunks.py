@@ -140,5 +140,5 @@ class ChunkedTensor(StoredTensor):
                     f"{label}: tensor {printable(self.name)} is stored with dtype {tensor.dtype} and shape {tensor.shape}, "
                     f"the metadata says dtype {self.dtype} and {chunk.sizes}"
                 )
-            found = self.views.setdefault(number, tensor)  # one for all threads: it sums up what they read
+            found = self.views.setdefault(number, tensor)  # one for all threads: it takes checksums of what they read
         return found

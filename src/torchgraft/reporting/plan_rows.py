@@ -16,7 +16,7 @@ from torchgraft.reporting.folding import Fold, Row, Sizes, fold
 from torchgraft.reporting.formatting import part_words, shape_words
 
 MOST_NAMES = 6
-# Up to this many lines nothing is gained by summing up.
+# Lists of up to so many lines are shown as they are.
 FEW_LINES = 8
 MAX_DEPTH = 32
 

@@ -17,7 +17,7 @@ BYTES = 64
 def values_digest(source: Source) -> str:
     """Return a digest of some bytes out of the middle of each tensor, of `MOST_TENSORS` evenly chosen ones at most.
 
-    Nothing is summed up for checksums meanwhile. What would have to be unpacked is left out.
+    No checksums are taken meanwhile. What would have to be unpacked is left out.
 
     Raises:
         CheckpointError: the bytes can't be read.

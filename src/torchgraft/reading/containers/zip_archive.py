@@ -147,7 +147,7 @@ class Inflating:
             done += len(data)
 
     def _take(self, most: int) -> bytes:
-        """Return at least one and at most `most` bytes, summed up; with the last one, compare size and checksum."""
+        """Return at least one and at most `most` bytes, and add them to the checksum; with the last one, compare size and checksum."""
         data = self._more(min(most, PIECE))
         if not data or self.at + len(data) > self.entry.size:
             raise self._another_size()

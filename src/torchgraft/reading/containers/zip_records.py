@@ -15,7 +15,7 @@ MOST_READ_AGAIN = 64 << 20  # of a record that was read in part, to compare its 
 class RecordBytes:
     """A record of a zip archive by its number, or its bytes from `skip` on. Its checksum is compared once all of it was read.
 
-    The pieces may come in any order and from several threads. What is read again is not summed up again.
+    The pieces may come in any order and from several threads. What is read again doesn't count again.
     """
 
     __slots__ = ("_at", "_checked", "_crc", "_pieces", "archive", "nbytes", "number", "skip")
