@@ -7,7 +7,9 @@ import gc
 from functools import cache
 
 import pytest
+import torch
 
+import torchgraft as tg
 from torchgraft.core.dtypes import DType
 from torchgraft.core.specs import Network, TensorSpec
 from torchgraft.planning import make_plan
@@ -95,3 +97,17 @@ def test_four_times_the_rules_take_about_four_times_the_calls(asked):
     ask(20)
     few = ask(80)
     assert ask(320) < 5 * few
+
+
+def test_four_times_the_names_of_one_tensor_take_about_four_times_the_calls():
+    def load(names):
+        layers = [torch.nn.Linear(3, 3, bias=False) for _ in range(names)]
+        for layer in layers:
+            layer.weight = layers[0].weight
+        model = torch.nn.Sequential(*layers)
+        state = {key: value.clone() for key, value in model.state_dict().items()}
+        return calls(lambda: tg.plan(model, {**state, "0.weight": state["0.weight"]}))
+
+    load(20)
+    few = load(200)
+    assert load(800) < 5 * few

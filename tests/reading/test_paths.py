@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save
 from source_contract import distinct, same
 
+import torchgraft as tg
 from torchgraft.core.errors import CheckpointError, CorruptCheckpointError, UnsafeCheckpointError
 from torchgraft.reading import open_checkpoint
 from torchgraft.reading.disk import paths
@@ -203,3 +204,27 @@ def test_what_the_system_says_is_told_without_its_number(tmp_path):
     (tmp_path / "file").write_bytes(b"x")
     with pytest.raises(CheckpointError, match=r"file/inner: Not a directory$"):
         open_checkpoint(tmp_path / "file" / "inner")
+
+
+@pytest.fixture
+def opening_at_most():
+    """Limit how many files may be open beside those that are now."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    def limit(more):
+        lowest = os.open(os.devnull, os.O_RDONLY)
+        os.close(lowest)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + more, before[1]))
+
+    yield limit
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+@pytest.mark.parametrize("more", range(4))
+def test_too_many_open_files_are_no_broken_file(more, tmp_path, opening_at_most):
+    tg.save(tmp_path / "m.safetensors", {f"l{n}": torch.zeros(8, 8) for n in range(9)}, shard_size=300)
+    opening_at_most(more)
+    with pytest.raises(CheckpointError, match="too many files are open") as caught:
+        open_checkpoint(tmp_path)
+    assert not isinstance(caught.value, CorruptCheckpointError)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from difflib import SequenceMatcher
 
 from torchgraft.core.grounds import Ground
-from torchgraft.core.names import ends, is_derived, without_common_end
+from torchgraft.core.names import above, ends, is_derived, without_common_end
 from torchgraft.core.plan import Action, Step, Unused, Why
 from torchgraft.core.specs import Slot, Target, TensorSpec
 from torchgraft.ops import Constant
@@ -172,8 +172,15 @@ def _names_in_file(step: Step, most: tuple[str, str]) -> set[str]:
     of a file whose `model` is `model.language_model` here.
     """
     names = step.slot.names
-    prefixes = {most, *(_prefixes(feed.key, name) for feed in step.feeds for name in names)}
-    return {old + name[len(new) :] for old, new in prefixes for name in names if name.startswith(new)}
+    prefixes: dict[str, set[str]] = {}
+    for old, new in (most, *(_prefixes(feed.key, name) for feed in step.feeds for name in names)):
+        prefixes.setdefault(new, set()).add(old)
+    return {
+        old + name[len(new) :]
+        for name in names
+        for new in ("", *(f"{path}." for path in above(name)))
+        for old in prefixes.get(new, ())
+    }
 
 
 def _prefixes_of_most(steps: Iterable[Step]) -> tuple[str, str]:

@@ -12,7 +12,7 @@ from torchgraft.core.formatting import listed
 from torchgraft.core.system.fast_objects import collector_paused
 from torchgraft.reading.contents import ENDINGS, Contents
 from torchgraft.reading.dcp_safetensors import box_files, expect_whole, read_boxes
-from torchgraft.reading.disk.files import TRIES, CheckpointFile, shown
+from torchgraft.reading.disk.files import TRIES, CheckpointFile, shown, unreadable
 from torchgraft.reading.disk.paths import OpenFiles, open_inside
 from torchgraft.reading.sniff import is_safetensors, read_file
 
@@ -90,7 +90,12 @@ def read_handle(handle: object) -> tuple[Contents, list[CheckpointFile]]:
 
 def _read(path: str, opened: OpenFiles) -> tuple[Contents, list[CheckpointFile]]:
     with opened:
-        contents = _folder(path, opened) if os.path.isdir(path) else _file(path, opened)
+        try:
+            contents = _folder(path, opened) if os.path.isdir(path) else _file(path, opened)
+        except CheckpointError:  # of a missing file, which is an error of the system's kind, too
+            raise
+        except OSError as error:  # a folder that can't be listed
+            raise unreadable(path, error) from error
         beside = os.path.join(os.path.dirname(path), "adapter_config.json")
         if os.path.basename(path) in _ADAPTERS and os.path.isfile(beside):
             _note_config(beside, contents)

@@ -52,7 +52,7 @@ def _counted_from_zero(paths: Modules, others: Iterable[str]) -> set[str]:
     whose numbers have a meaning as they are: `wi_0` is a gate; nor where few blocks begin at zero, or the `others` have
     just the rest of the row: there it is something more, unless they have the whole row from one on.
     """
-    if not any(_ends_in_zero(last) or f"{last}_1" in inside for inside in paths for last in inside):
+    if not any(_ends_in_zero(last) or f"{last}_1" in inside for inside in map(frozenset, paths) for last in inside):
         return set()
     whole = [
         (before, row)
@@ -81,8 +81,9 @@ def _rows_of_numbers(paths: Modules) -> dict[tuple[str, str], dict[int, list[str
     """Return the paths that end in a number by the place and the stem of their row, and by their number."""
     rows: dict[tuple[str, str], dict[int, list[str]]] = {}
     for inside, parents in paths.items():
+        beside = frozenset(inside)
         for last in inside:
-            before, number = _counted(last, inside)
+            before, number = _counted(last, beside)
             if before and (*words(before), "0") not in PHRASES:
                 for parent in parents:
                     row = rows.setdefault((place_of(parent), before), {})

@@ -220,6 +220,10 @@ def _read_at(fd: int, buffer: memoryview, offset: int) -> int:
         return len(data)
 
 
+# What kind of error it is that the system raises; others are of a broken file.
+_KINDS: dict[object, type[CheckpointError]] = {errno.ENOENT: MissingFileError, errno.EMFILE: CheckpointError}
+
+
 def unreadable(path: str | os.PathLike[str], error: OSError | ValueError) -> CheckpointError:
     """Return an error that says in words why `path` can't be read."""
     code = getattr(error, "errno", None)
@@ -229,11 +233,12 @@ def unreadable(path: str | os.PathLike[str], error: OSError | ValueError) -> Che
         errno.EACCES: "permission denied",
         errno.EISDIR: "not a regular file but a folder",
         errno.ENXIO: "not a regular file",
+        errno.EMFILE: "too many files are open at once: let this process open more (ulimit -n)",
     }
     text = words.get(code, "") if code is not None else ""
     if code == errno.ENOENT:
         text += _instead(os.fsdecode(path))
-    kind = MissingFileError if code == errno.ENOENT else CorruptCheckpointError
+    kind = _KINDS.get(code, CorruptCheckpointError)
     return kind(f"{shown(os.fsdecode(path)) or repr('')}: {text or getattr(error, 'strerror', '') or error}")
 
 
