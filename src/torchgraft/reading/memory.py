@@ -63,9 +63,10 @@ class _Converter:
         return value
 
     def _dict(self, value: Mapping[Any, Any], name: str) -> PickledDict:
-        out = self._inside(
-            value, lambda: PickledDict({k: self.node(v, _below(name, k)) for k, v in value.items()}), name
-        )
+        keys = [_key(k) for k in value]
+        keys = keys if len(set(keys)) == len(keys) else list(value)
+        named = zip(keys, value.values(), strict=True)
+        out = self._inside(value, lambda: PickledDict({k: self.node(v, _below(name, k)) for k, v in named}), name)
         facts = getattr(value, "_metadata", None)
         if isinstance(facts, dict):
             out.attributes = {"_metadata": dict(facts)}
@@ -117,6 +118,13 @@ class _Converter:
             raise UnsupportedCheckpointError(
                 f"<dict>: array {printable(name)} has dtype {value.dtype}, which is no tensor's"
             ) from None
+
+
+def _key(key: object) -> object:
+    """Return a key of a dictionary; of Flax's flat ones, whose keys are tuples, as the path that it is."""
+    if isinstance(key, tuple) and key and all(isinstance(part, (str, int)) for part in key):
+        return ".".join(map(str, key))
+    return key
 
 
 def _below(name: str, key: object) -> str:

@@ -15,7 +15,8 @@ from torchgraft.matching.tables.packing import FUSED
 
 _JOINT = re.compile(r"_(?=[a-z])")
 _FOLDED = ("_weight", "_bias")
-_OUTPUT = ":0"
+# What all names of some libraries end with: the first output of an operation, and the value of a variable of Flax NNX.
+_ENDS = (":0", ".value", ".raw_value")
 _NUMBERED = "_._"  # before the numbers of a list in transformers' TensorFlow models: `layer_._0`
 _UNDIVIDED = re.compile(
     r"(?:arg:|aux:)?(?P<stem>.+)_(?P<role>weight|bias|gamma|beta|(?:running|moving)_(?:mean|var))", re.DOTALL
@@ -105,10 +106,14 @@ def as_dotted(shown: Sequence[str], names: Collection[str]) -> list[str]:
 
     Files of Keras have groups for slashes, and the number at the end all the same; the group of a layer holds one of the same
     name (`dense.dense.kernel:0`), which is read as the layer. All of that stays where the model's `names` have such a number,
-    too, or where names would be the same without.
+    too, or where names would be the same without. Of Flax NNX is what else all names may end with.
     """
-    if any(name.endswith(_OUTPUT) for name in shown) and not any(name.endswith(_OUTPUT) for name in names):
-        plain = [name.removesuffix(_OUTPUT).replace(_NUMBERED, "_") for name in shown]
+    for end in _ENDS:
+        if not any(name.endswith(end) for name in shown) or any(name.endswith(end) for name in names):
+            continue
+        if end.startswith(".") and not all(name.endswith(end) for name in shown):
+            continue
+        plain = [name.removesuffix(end).replace(_NUMBERED, "_") for name in shown]
         shown = next(found for found in (_said_once(plain), plain, shown) if len(set(found)) == len(found))
     return _with_owners([name if name in names else _dotted(name) for name in shown], names)
 
@@ -140,10 +145,13 @@ def _said_once(names: Sequence[str]) -> list[str]:
 
 
 def _dotted(name: str) -> str:
-    if "/" not in name or "." in name:
+    """Return a name with dots for slashes, where it has none, or all in front: `torch_params.dense/kernel` of Keras on torch."""
+    module, dot, _ = name.partition("/")[0].rpartition(".")
+    path = name[len(module + dot) :]
+    if "/" not in path or "." in path:
         return name
-    stem, _, output = name.rpartition(":")
-    return (stem if stem and output.isdecimal() else name).strip("/").replace("/", ".")
+    stem, _, output = path.rpartition(":")
+    return module + dot + (stem if stem and output.isdecimal() else path).strip("/").replace("/", ".")
 
 
 def unfolded(key: str) -> str:
