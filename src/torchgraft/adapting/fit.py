@@ -296,6 +296,8 @@ def mismatch(a: Shape, b: Shape) -> str:
     if len(a) == len(b) and a and a[0] != b[0] and a[1:] == b[1:]:
         return f"{a[0]} row{'s' * (a[0] != 1)} in the file, {b[0]} in the model"
     text = f"shape {list(a)} in the file, {list(b)} in the model"
+    if len(b) and len(a) == len(b) + 1 and a[0] > 1 and a[1:] in (b, b[::-1]):
+        return f"{text}: {a[0]} of its kind in one, as of all layers, which are not taken apart"
     return f"{text}: the same axes in another order, perhaps {_order(a, b)} (permute=)" if reordered(a, b) else text
 
 
