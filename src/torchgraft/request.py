@@ -133,7 +133,7 @@ def _share(_: str, given: float) -> float:
 
 
 def _layouts(name: str, given: Any) -> Any:
-    """Return the layouts of fused projections by pattern; one alone is that of all."""
+    """Return the layouts of fused projections by pattern; a single one is for all of them."""
     _that(_is_a(str, Mapping), "use 'flat', 'per_head', or a dictionary of them")(name, given)
     if isinstance(given, str):
         return {"*": _that(*_words(get_args(QkvLayout)))(name, given)}
@@ -159,16 +159,16 @@ def _channels(name: str, given: Any) -> dict[str, str]:
 
 
 def _grow_rows(name: str, given: Any) -> Any:
-    """Return how new rows start by table; fresh where only tables are given."""
+    """Return by table how new rows start; fresh where only tables are given."""
     rules = given if isinstance(given, Mapping) else dict.fromkeys(_patterns(name, given), "fresh")
     return _table(*_words(get_args(NewIndices)), "{'embed': 'mean'}")(name, rules)
 
 
 def learned_of(given: object) -> Learned | None:
-    """Return the conversion that was given, or that lies in the file that was; None for none.
+    """Return the given conversion, read from its file where a path is given; None stays None.
 
     Raises:
-        UsageError: it is none.
+        UsageError: it is neither.
         CheckpointError: there is no such file.
     """
     if given is None:
@@ -185,7 +185,7 @@ def learned_of(given: object) -> Learned | None:
 
 _TRUTH = _that(_is_a(bool), "use True or False")
 _NUMBER = _that(_is_number, "use True, False or a number")
-# What each argument must be: (its name, what was given) -> what goes on, mostly to the field of its name in what takes it.
+# How each argument is checked: a function from its name and the given value to the value that is used.
 READERS: Mapping[str, Read] = {
     "rename": _table(_is_a(str), "use texts on both sides", "{'encoder': 'backbone'}"),
     "fan_out": _table(_are_texts, "give a list of prefixes for each prefix", "{'encoder': ['encoder_a', 'encoder_b']}"),

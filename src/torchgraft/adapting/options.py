@@ -157,7 +157,7 @@ def _hint(pattern: str, slots: Sequence[Slot]) -> str:
 
 
 def option_for(table: Mapping[str, T], target: Leaf) -> T | None:
-    """Return what the first pattern says that covers a tensor of the model by any of its names; None where none does."""
+    """Return the value of the first pattern that covers a tensor of the model by any of its names; None where none does."""
     if not table:
         return None
     called = (target.keys[0], target.name, *target.also)

@@ -97,7 +97,7 @@ def for_running(model: str, kwargs: str | None, option: str) -> Module:
 
 
 def with_source(wanted: dict[str, Any], checkpoint: str) -> dict[str, Any]:
-    """Return keyword arguments with the model and the inputs of the source that the command line names in place of their names.
+    """Return keyword arguments in which names of the source's model and inputs are replaced by the things themselves.
 
     The source's model is on the meta device where its code allows and nothing is run; else it is filled from `checkpoint`.
 
