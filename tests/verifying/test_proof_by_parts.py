@@ -304,3 +304,28 @@ def test_no_inputs_are_guessed_for_what_fails_on_the_source_s_own():
     assert not result.finished
     assert [cause.text for cause in result.causes[1:]] == ["0.conv: padding is (0, 0), in the source (1, 1)"]
     assert Shortcut.runs < 12  # a search takes up to a hundred
+
+
+class Deep(nn.Module):
+    """Many layers behind one that may compute something else, and how often the whole was run."""
+
+    def __init__(self, layers, act):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(8, 8) for _ in range(layers))
+        self.act, self.runs = act, 0
+
+    def forward(self, x):
+        self.runs += 1
+        x = self.act(self.layers[0](x))
+        for layer in self.layers[1:]:
+            x = x + layer(x).tanh()
+        return x
+
+
+def test_many_modules_that_run_apart_are_seen_in_few_runs_of_the_whole():
+    source, model = Deep(100, torch.sigmoid), Deep(100, torch.relu)
+    report = tg.load(model, source.state_dict())
+    found = tg.verify(model, source, torch.randn(2, 8), plan=report)
+    assert not found.passed
+    assert "all 200 tensors placed" in str(found)
+    assert source.runs < 20

@@ -23,7 +23,7 @@ from torchgraft.verifying.proving.agreements import (
 )
 from torchgraft.verifying.proving.by_outputs import proved_by_outputs, weights_with_matched_results
 from torchgraft.verifying.proving.by_value import CLOSE, has_sure_origin, relative_difference
-from torchgraft.verifying.proving.module_pairs import StandalonePair, find_module_pairs, inputs_for_pair
+from torchgraft.verifying.proving.module_pairs import Called, StandalonePair, find_module_pairs, inputs_for_pair
 from torchgraft.verifying.tracing import Run
 from torchgraft.verifying.tracing.capture import repeats_along_an_axis, without_order
 
@@ -144,19 +144,21 @@ class ProofByParts:
         source_model, left = self.source_model, self._unproved_weights()
         if source_model is None or not left:
             return
+        pairs = find_module_pairs(self.model, source_model, {n: self.steps[n] for n in left}, self.keys)
+        called = Called(source_model, source_inputs, (_submodule(source_model, pair.source_module) for pair in pairs))
         count = 0
-        for pair in find_module_pairs(self.model, source_model, {n: self.steps[n] for n in left}, self.keys):
+        for pair in pairs:
             left = self._unproved_weights()
             if count == MOST_STANDALONE_RUNS or not left:
                 return
             if not left.isdisjoint(pair.slots):
-                self._run_standalone(source_model, pair, source_inputs)
+                self._run_standalone(source_model, pair, called)
                 count += 1
 
-    def _run_standalone(self, source_model: Module, pair: StandalonePair, source_inputs: Sequence[Any]) -> None:
+    def _run_standalone(self, source_model: Module, pair: StandalonePair, called: Called) -> None:
         target, source = _submodule(self.model, pair.module), _submodule(source_model, pair.source_module)
         at = _Location(pair.module, pair.source_module)
-        for source_input, target_input in inputs_for_pair(source_model, source, target, source_inputs):
+        for source_input, target_input in inputs_for_pair(called, source, target):
             before = len(self.unproved)
             runs = RunPair.run(Call(source, source_input), Call(target, target_input), self.tolerance)
             self._note_used(runs, at)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import takewhile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice, takewhile
 from typing import Any, NamedTuple
 
 from torch import nn
@@ -12,7 +12,10 @@ from torchgraft.core.names import around
 from torchgraft.core.places import modules
 from torchgraft.core.plan import Step
 from torchgraft.verifying.guessing import forward_parameters, guess_inputs
-from torchgraft.verifying.tracing.capture import as_call, call_arguments, can_run
+from torchgraft.verifying.tracing.capture import Arguments, as_call, call_arguments, can_run
+
+# Of so many modules one run of the model shows the arguments: each takes memory for its own.
+AT_ONCE = 16
 
 
 class StandalonePair(NamedTuple):
@@ -48,23 +51,43 @@ def find_module_pairs(
     return sorted(found, key=lambda pair: -len(pair.slots))
 
 
-def inputs_for_pair(
-    source_model: nn.Module, source: nn.Module, target: nn.Module, source_inputs: Sequence[Any]
-) -> Iterator[tuple[Any, Any]]:
+class Called:
+    """What modules of a model are called with when it runs on inputs, found for several of them in one run."""
+
+    def __init__(self, model: nn.Module, inputs: Sequence[Any], inside: Iterable[nn.Module]) -> None:
+        self._model, self.inputs = model, inputs
+        self._waiting = {id(module): module for module in inside if module is not model}
+        self._known: dict[int, list[Arguments | None]] = {}
+
+    def is_all(self, module: nn.Module) -> bool:
+        """Whether a module is the model itself."""
+        return module is self._model
+
+    def arguments(self, module: nn.Module) -> list[Arguments | None]:
+        """Return the arguments for each of the inputs, None where it isn't called; they aren't kept any longer."""
+        if self.is_all(module):
+            return [((given,), {}) for given in self.inputs]
+        if id(module) not in self._known:
+            self._waiting.pop(id(module), None)
+            some = [module, *islice(self._waiting.values(), AT_ONCE - 1)]
+            runs = [call_arguments(self._model, given, some) for given in self.inputs]
+            for at, one in enumerate(some):
+                self._waiting.pop(id(one), None)
+                self._known[id(one)] = [run[at] for run in runs]
+        return self._known.pop(id(module))
+
+
+def inputs_for_pair(called: Called, source: nn.Module, target: nn.Module) -> Iterator[tuple[Any, Any]]:
     """Yield inputs of two modules that hold the same: what the source's was called with in its run; guesses where it wasn't."""
-    called = False
-    for whole_input in source_inputs:
-        arguments = (
-            ((whole_input,), {}) if source is source_model else call_arguments(source_model, whole_input, source)
-        )
+    found = called.arguments(source)
+    for whole_input, arguments in zip(called.inputs, found, strict=True):
         if arguments is None:
             continue
-        called = True
-        source_input = whole_input if source is source_model else as_call(arguments)
+        source_input = whole_input if called.is_all(source) else as_call(arguments)
         for target_input in _forms_for(target, source_input, arguments):
             if can_run(target, target_input):
                 yield source_input, target_input
-    if not called:
+    if not any(found):
         yield from guess_inputs(source, target)
 
 

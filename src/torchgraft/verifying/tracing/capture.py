@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Container, Mapping
-from contextlib import suppress
+from collections.abc import Collection, Container, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from functools import partial
 from typing import Any
 
@@ -15,6 +15,9 @@ from torchgraft.core.results.recording import Value
 from torchgraft.core.types import Module, Tensor
 from torchgraft.verifying.tracing import call, named_tensors, untouched
 from torchgraft.verifying.tracing.recorder import ModuleTracker, Recorder
+
+# What a module is called with.
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 # Slopes along an axis are the same within this, relative to the greatest.
 _SAME_SLOPE = 1e-4
@@ -37,30 +40,32 @@ class CapturingRecorder(Recorder):
 
 
 class _ModuleCalled(Exception):  # noqa: N818  # no error: it ends a run that has shown what was wanted
-    """A module was called."""
+    """All modules that are looked at were called."""
 
 
-def call_arguments(model: Module, given: Any, module: Module) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-    """Run `model` on an input until `module`, inside of it, is called; return copies of its arguments, None if it never is.
+def call_arguments(model: Module, given: Any, inside: Sequence[Module]) -> list[Arguments | None]:
+    """Run `model` on an input until each of some modules `inside` of it was called; return copies of what they got first.
 
-    What is neither a tensor, a plain value nor a nesting of these (caches, say) becomes None.
+    None stands for one that is never called. What is neither a tensor, a plain value nor a nesting of these (caches, say)
+    becomes None. Memory: the arguments of all these modules.
     """
-    if isinstance(module, torch.jit.ScriptModule):
-        return None  # they take no hooks
-    calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+    wanted = {
+        id(module): module for module in inside if not isinstance(module, torch.jit.ScriptModule)
+    }  # takes no hooks
+    calls: dict[int, Arguments] = {}
 
-    def note(_: Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        calls.append((tree_map(_plain, args), tree_map(_plain, kwargs)))
-        raise _ModuleCalled
+    def note(module: Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if id(module) not in calls:
+            calls[id(module)] = tree_map(_plain, args), tree_map(_plain, kwargs)
+        if len(calls) == len(wanted):
+            raise _ModuleCalled
 
-    with untouched(model, eval_mode=True) as shield:
-        hook = module.register_forward_pre_hook(note, with_kwargs=True)
-        try:
-            with suppress(Exception), shield.opened():  # the model's own code may raise anything before that
-                call(model, given)
-        finally:
-            hook.remove()
-    return calls[0] if calls else None
+    with untouched(model, eval_mode=True) as shield, ExitStack() as hooks:
+        for module in wanted.values():
+            hooks.callback(module.register_forward_pre_hook(note, with_kwargs=True).remove)
+        with suppress(Exception), shield.opened():  # the model's own code may raise anything before that
+            call(model, given)
+    return [calls.get(id(module)) for module in inside]
 
 
 def can_run(model: Module, given: Any) -> bool:
