@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -9,17 +10,18 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import NamedTuple
 
-from torchgraft.core.names import shared_start
+from torchgraft.core.names import shared_start, words
 from torchgraft.matching.names.lists import ListName, counted, list_of, number_of, place_of, stem
 from torchgraft.matching.names.words import canonical
 from torchgraft.matching.parts.units import BARE, Unit, kind_of, shape_class
-from torchgraft.matching.tables.dialect import FIRST, FIRST_NORM, LAST, LAST_NORM
+from torchgraft.matching.tables.dialect import EITHER_END, FIRST, FIRST_NORM, LAST, LAST_NORM
 
 # Share of both sides that must agree in order, end to end, before order counts.
 ORDERLY = 0.97
 
 # Letters that stand for numbers where all before them are there, too.
 LETTERS = "abcdef"
+_NUMBER = re.compile(r"\d+")
 
 
 class Exchange(NamedTuple):
@@ -84,6 +86,20 @@ class Order:
         if row is not None and row == self.rows[second]:
             return first != second
         return self._number_at(first, second) is not None or self._lettered(first, second)
+
+    def rank(self, first: int, second: int) -> int:
+        """Return 1 where the first of two units has higher numbers than the second, -1 where lower ones.
+
+        0 where their paths first differ in more than numbers: `conv4_1` comes behind `conv3_3`, `paf` neither before nor behind
+        `heat`. So it is where the words of a list are those that libraries count from either end.
+        """
+        for a, b in zip(self.segments[first], self.segments[second], strict=False):
+            if a != b:
+                called, other = _NUMBER.sub("#", a), _NUMBER.sub("#", b)
+                ours, theirs = ([int(number) for number in _NUMBER.findall(part)] for part in (a, b))
+                either_end = not EITHER_END.isdisjoint(word for part in self.segments[first] for word in words(part))
+                return 0 if called != other or either_end else (ours > theirs) - (ours < theirs)
+        return 0
 
     def _lettered(self, first: int, second: int) -> bool:
         a, b = self.segments[first], self.segments[second]
@@ -235,6 +251,14 @@ def sequences_of(
 ) -> tuple[Order, Order]:
     """Return both sides as sequences."""
     return Order.of(sources, registered=registered[0]), Order.of(targets, registered=registered[1])
+
+
+def rank_alike(sides: tuple[Order, Order], pair: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Return whether both sides come as registered, and count the units of two pairs the same way."""
+    if not all(order.registered for order in sides):
+        return False
+    here, there = (order.rank(a, b) for order, a, b in zip(sides, pair, other, strict=True))
+    return here == there != 0
 
 
 def is_orderly(path: AbstractSet[tuple[int, int]], sources: Sequence[Unit], targets: Sequence[Unit]) -> bool:

@@ -10,7 +10,7 @@ from functools import cached_property
 
 import numpy as np
 
-from torchgraft.matching.evidence.order import Order
+from torchgraft.matching.evidence.order import Order, rank_alike
 from torchgraft.matching.evidence.scores import FITS, NEVER, Evidence
 from torchgraft.matching.judging.openings import openings
 from torchgraft.matching.judging.rivals import SWAP_GAP, Compared, by_words, fit_only_so, rivals_of
@@ -213,10 +213,10 @@ class _Judge:
         other blocks, where the likes of both pairs are told by order, or only one pair has some: a shortcut of first blocks;
         shapes, where they fit only as they are;
         names, where a swap of partners would make them much less alike (or, within one block, much more);
-        order, where both pairs are on the alignment: one unit lies in more lists than the other on both sides, or other shapes
-        lie between them. That says nothing of branches whose names differ on the two sides, such as actor and critic, which
-        are registered in any order, nor of branches that one side counts, or has in one module, as both directions of an LSTM,
-        nor, but for numbers, of a side that doesn't come as registered.
+        order, where both pairs are on the alignment: one unit lies in more lists than the other on both sides, or has the higher
+        numbers on both, or other shapes lie between them. The last says nothing of branches whose names differ on the two
+        sides, such as actor and critic, which are registered in any order, nor of branches that one side counts, or has in one
+        module, as both directions of an LSTM. But for numbers, order says nothing of a side that doesn't come as registered.
         """
         (i, j), (ours, theirs), (first, second) = pair, other, self._sequences
         here = first.exchange(i, ours)
@@ -233,7 +233,7 @@ class _Judge:
         if not (self._context.is_in_order(*pair) and self._context.is_in_order(*other)):
             return False
         deeper = first.depths[i] - first.depths[ours], second.depths[j] - second.depths[theirs]
-        if deeper[0] * deeper[1] > 0:
+        if deeper[0] * deeper[1] > 0 or (self._context.orderly and rank_alike(self._sequences, pair, other)):
             return True
         return not self._in_branches(pair, other) and self._are_apart(pair, other)
 

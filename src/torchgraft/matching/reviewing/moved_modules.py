@@ -203,7 +203,8 @@ class Parts:
     def _twins(self, side: int, part: str, home: str, tails: Sequence[str]) -> Iterator[str]:
         """Yield the twins of a part: most of its tensors are there, too, under the same names inside and in the same shapes.
 
-        They lie beside it; those of a part of many layers anywhere in what the part and its home have around them.
+        So is half of those with rows and columns, as norms are alike beside any layer. Twins lie beside the part; those of one
+        of many layers anywhere in what the part and its home have around them.
         """
         shapes = self._shapes[side]
         around = "".join(f"{end}." for end in _common_start(part, home))
@@ -212,8 +213,9 @@ class Parts:
             twin = name[: -len(tails[0]) - 1]
             beside = twin.rpartition(".")[0] == part.rpartition(".")[0] or (large and twin.startswith(around))
             if beside and name.endswith(f".{tails[0]}") and twin != part and not is_numbered(twin):
-                alike = sum(shapes.get(f"{twin}.{tail}") == shapes[f"{part}.{tail}"] for tail in tails)
-                if 2 * alike > len(tails):
+                alike = [shapes.get(f"{twin}.{tail}") == shapes[f"{part}.{tail}"] for tail in tails]
+                layers = [same for tail, same in zip(tails, alike, strict=True) if len(shapes[f"{part}.{tail}"]) > 1]
+                if 2 * sum(alike) > len(alike) and 2 * sum(layers) >= len(layers):
                     yield twin
 
     def _stray(self, pair: ModulePair) -> str:
