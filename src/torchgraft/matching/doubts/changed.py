@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 
-from torchgraft.core.names import parent_of
+from torchgraft.core.names import above, parent_of
 from torchgraft.matching.doubts.found import Found
 from torchgraft.matching.judging.judge import Pair
 from torchgraft.matching.names.lists import ListName, fits_at_other_numbers, is_one_path, list_of, member_of, number_of
@@ -154,6 +154,51 @@ def one_block_of_several(found: Found) -> Iterator[Pair]:
         row, number = member_of(block)
         if len(pairs) > 1 and (row, members[row][number]) in builds:
             yield from pairs
+
+
+SPLIT_OFF = (
+    "the list has more members on one side, and the other one has as much again of their build in a module of its own, ahead of "
+    "the list: that may be the first of them, and then all numbers are others"
+)
+
+
+def behind_split_off_blocks(found: Found) -> Iterator[Pair]:
+    """Yield units of blocks of a list of which a member stays free, as a module of its build does on the other side.
+
+    `layers.0` and `layers.1` beside `stem.0` and `layers.0`: nothing of that module is paired, and it comes ahead of the list
+    or, for all that is known, may do so.
+    """
+    free = _free_blocks(found, found.paired)
+    if not any(free):
+        return
+    lists = _lists(found)
+    for side in (0, 1):
+        apart = _modules_apart(found, 1 - side) if free[side] else {}
+        open_rows = {
+            (row, build): apart[build]
+            for row, number in map(member_of, free[side])
+            if (build := lists[side][row][number]) in apart
+        }
+        for pair in found.pairs if open_rows else ():
+            own, other = found.units_of(pair)[:: -1 if side else 1]
+            rows = ((row, lists[side][row][number]) for row, number in map(member_of, own.blocks))
+            first = min((open_rows[row] for row in rows if row in open_rows), default=None)
+            if first is not None and (other.order > first or not found.registered[1 - side]):
+                yield pair
+
+
+def _modules_apart(found: Found, side: int) -> Mapping[Build, int]:
+    """Return the builds of modules of a side of which nothing is paired, nor of the list around them, each with its first place."""
+    busy = {path for at in found.paired[side] for path in above(found.sides[side][at].path)}
+    inside: dict[str, list[Unit]] = defaultdict(list)
+    for unit in found.free[side]:
+        for path in above(unit.path):
+            if (parent_of(path) if path.rpartition(".")[2].isdecimal() else path) not in busy:
+                inside[path].append(unit)
+    return {
+        tuple(sorted((unit.path[len(path) :], kind_of(unit)) for unit in units)): min(unit.order for unit in units)
+        for path, units in inside.items()
+    }
 
 
 BESIDE_MOVED = "the list beside it, which has as many members on both sides, goes from other numbers"

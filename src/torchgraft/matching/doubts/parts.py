@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from torchgraft.core.names import words
 from torchgraft.matching.doubts.found import Found
 from torchgraft.matching.evidence.order import sequences_of
 from torchgraft.matching.judging.certainty import SAME
@@ -82,6 +83,17 @@ def called_with_more_words(found: Found) -> Iterator[Pair]:
             more = set(canonical(own.last)) > set(canonical(other.last))
             if more and (own.parent, kind_of(own)) in free[side]:
                 yield pair
+
+
+NEW = "one of the two names says that it is new, and is the other one otherwise"
+
+
+def called_new(found: Found) -> Iterator[Pair]:
+    """Yield layers of which one is called as the other, and new: `fc` to `new_fc`, which was added to be trained."""
+    for pair, *units in found.with_units(unnamed=True):
+        ours, theirs = (set(words(unit.last)) for unit in units)
+        if ours ^ theirs == {"new"}:
+            yield pair
 
 
 OTHER_NORM = "one of the two is a last norm, and the other has the name of one before all blocks, or behind a pool"
