@@ -85,3 +85,17 @@ def test_a_head_for_other_classes_that_was_saved_apart_is_told():
     assert filled_as(model, source, "backbone")
     assert plan.by_name["head.0.weight"].why.text == "7 rows in the file, 2 in the model"
     assert {unused.spec.name for unused in plan.unused} == {"head.0.weight", "head.0.bias"}
+
+
+@pytest.mark.parametrize("wrapper", ["", "params"])
+def test_parts_called_as_those_of_the_model_are_counted_also_where_only_one_fits(wrapper):
+    """Layers that the file holds stacked find no place; the table beside them passed for all of the file."""
+    model = nn.ModuleDict({"embed": nn.Embedding(9, 4), "layers": nn.ModuleList(nn.Linear(4, 4) for _ in range(3))})
+    file = {
+        "layers": {"kernel": torch.randn(3, 4, 4), "bias": torch.randn(3, 4)},
+        "embed": {"weight": torch.randn(9, 4)},
+    }
+    plan = tg.plan(model, {wrapper: file} if wrapper else file)
+    assert plan.network == wrapper
+    assert {unused.spec.name for unused in plan.unused} == {"layers.kernel", "layers.bias"}
+    assert plan.coverage.source_elements == 3 * 4 * 4 + 3 * 4 + 9 * 4

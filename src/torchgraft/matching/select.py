@@ -45,7 +45,7 @@ def choose(networks: Sequence[Network], slots: Sequence[Slot], prefer: str | Non
         usable = chosen or [n for n in usable if _has_segment(n.specs, prefer)]
     rated = sorted(((_overlap(n.specs, slots), -at) for at, n in enumerate(usable)), reverse=True)
     best = rated[0][0]
-    equal = settled_parents([usable[-at] for rate, at in rated if rate >= 0.98 * best], slots)
+    equal = settled_parents([usable[-at] for rate, at in rated if rate >= 0.98 * best], usable, slots)
     live = [n for n in equal if n.role == "model"] or equal
     pool = [n for n in live if not any(is_inside(o.path, n.path) for o in live)]
     equals = _alike(pool) if not slots else pool[1:] if best > 0 else []

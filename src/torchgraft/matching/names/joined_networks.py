@@ -13,13 +13,14 @@ def is_inside(path: str, parent: str) -> bool:
     return path != parent and (parent == "" or path.startswith(parent + "/"))
 
 
-def settled_parents(networks: Sequence[Network], slots: Sequence[Slot]) -> list[Network]:
+def settled_parents(networks: Sequence[Network], held: Sequence[Network], slots: Sequence[Slot]) -> list[Network]:
     """Return, of networks that fit the model equally, either those that hold others or what they hold.
 
     One whose parts are named as parts of the model, each in a state dict of its own (`{"backbone": ..., "head": ...}`), stands
-    for them. One that holds hardly more than they do gives way to them: it would bring in what lies beside them.
+    for them. One that holds hardly more than they do gives way to them: it would bring in what lies beside them. `held` are
+    all networks of the file.
     """
-    apart = [n for n in networks if _is_kept_in_parts(n, networks, slots)]
+    apart = [n for n in networks if _is_kept_in_parts(n, networks, slots) or _is_split_as_model(n, held, slots)]
     left = [n for n in networks if not any(is_inside(n.path, whole.path) for whole in apart)]
     return [n for n in left if n in apart or not _only_joins(n, left)]
 
@@ -47,6 +48,16 @@ def _is_kept_in_parts(parent: Network, networks: Sequence[Network], slots: Seque
     first = (unnamed or inside)[0]
     own = {_plain(name) for name in first.specs} if unnamed else set()
     return any(_plain(name) not in own for name in hits.difference(_joined(parent, first)))
+
+
+def _is_split_as_model(parent: Network, held: Sequence[Network], slots: Sequence[Slot]) -> bool:
+    """Whether two parts or more of a network are called as modules of the model, whatever is in them.
+
+    One of them alone would pass for the whole file: where layers are stacked, only the table of words may have a place.
+    """
+    modules = {said.partition(".")[0] for slot in slots for name in slot.names for said in _readings(name)}
+    at = len(parent.path) + 1 if parent.path else 0
+    return len(modules & {n.path[at:] for n in held if is_inside(n.path, parent.path)}) > 1
 
 
 def _is_called(name: str, shape: Shape, wanted: Mapping[str, Shape]) -> bool:
