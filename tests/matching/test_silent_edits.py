@@ -174,3 +174,13 @@ def test_a_layer_of_another_number_does_not_pass_those_that_keep_theirs(order: C
 
     file, model = row("fc1", "fc2", "fc3", "fc4", "fc5"), row("fc1", "fc3", "fc4", "fc4_2", "fc5")
     assert "fc4_2.weight" not in sure(tg.plan(model, dict(order(file.state_dict().items()))))
+
+
+@pytest.mark.parametrize("other", ["head1", "head", "out1"])
+def test_a_layer_is_not_taken_for_certain_because_a_word_speaks_against_the_other_one(other: str) -> None:
+    """`fc1` may be a head as well: that it is called as a part of an MLP says nothing for a name it shares no word with."""
+    file, model = (
+        nn.ModuleDict({"fc1": nn.Linear(4, 8)}),
+        nn.ModuleDict({other: nn.Linear(4, 8), "proj": nn.Linear(4, 8)}),
+    )
+    assert not sure(tg.plan(filled(model), filled(file).state_dict()))

@@ -22,7 +22,7 @@ TEXT_FILES = [
     ROOT / "justfile",
 ]
 MOST_LINES, LONGEST_LINE = 400, 140
-MOST_BYTES = 100_000
+MOST_BYTES = 200_000
 IN_ROOT = {".gitignore", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "README.md", "justfile", "pyproject.toml"}
 HELP_TIMES = 14
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from torchgraft.core.errors import UsageError
 from torchgraft.matching.evidence.order import Order
-from torchgraft.matching.evidence.scores import Evidence, Said
+from torchgraft.matching.evidence.scores import STRANGE, Evidence, Said
 
 # A row or a column of a matrix; a source and a target.
 Line = tuple[slice | int, slice | int]
@@ -56,8 +56,9 @@ def rivals_of(i: int, j: int, evidence: Evidence, side: int) -> list[int]:
     """Return the rivals of a pair: other sources (side 0) or targets (side 1) that fit as well by shape, name and block.
 
     A unit is no rival if its name is less alike and shares fewer words; if the pair's names agree in the words for parts and
-    its name doesn't; or if its blocks are less alike. A name that is only a number excludes nobody, nor does a block of a
-    unit that lies in more lists: its likeness is that of its most alike block, as a mean over more blocks would be lower.
+    its name doesn't; if a word of it contradicts, and the pair's names have anything in common; or if its blocks are less
+    alike. A name that is only a number excludes nobody, nor does a block of a unit that lies in more lists: its likeness is
+    that of its most alike block, as a mean over more blocks would be lower.
     If the sizes of the pair differ, units of other sizes are rivals, too. Votes of neighbours don't count here: they are
     made from the pairs themselves.
     Where order is lost, a word for the kind of layer (`conv`, `norm`) tells nothing from a rival of that kind whose name has
@@ -75,7 +76,8 @@ def rivals_of(i: int, j: int, evidence: Evidence, side: int) -> list[int]:
     likeness = np.where(deeper, evidence.nearest[line], evidence.likeness[line])
     by_block = likeness <= evidence.likeness[i, j] - BLOCK_GAP
     apart = (by_name & ~silent) | (by_block & ~(silent & deeper))
-    apart |= evidence.clash[line] & ~evidence.clash[i, j]
+    if evidence.names[i, j] >= STRANGE:
+        apart |= evidence.clash[line] & ~evidence.clash[i, j]
     apart |= evidence.turned[line] & ~evidence.turned[i, j]
     if evidence.uneven[i, j]:
         apart &= evidence.uneven[line] | evidence.clash[line]

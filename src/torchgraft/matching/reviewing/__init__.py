@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from torchgraft.core.match import Matching
 from torchgraft.core.plan import Doubt
 from torchgraft.matching.judging.reasons import Rule
-from torchgraft.matching.reviewing.doubtful_blocks import in_doubtful_blocks
+from torchgraft.matching.reviewing.doubtful_blocks import exchanged_with_doubt, in_doubtful_blocks
 from torchgraft.matching.reviewing.exchangeable import beside_unruled_twins, crossed_names, like_prefixes
 from torchgraft.matching.reviewing.finished import Finished
 from torchgraft.matching.reviewing.fused import factors_packed_otherwise, with_packings_doubted, with_uncut_told
@@ -36,6 +36,7 @@ RULES: tuple[Rule[Callable[[Finished], Mapping[str, str]]], ...] = (
     Rule(beside_leftovers),
     Rule(split_out_of_order),
     Rule(in_doubtful_blocks),
+    Rule(exchanged_with_doubt),
 )
 
 

@@ -1,16 +1,17 @@
-"""What would go from one block to another, where half of it is in doubt: the rest is no surer than the block."""
+"""What is no surer than what it stands beside: in a block of which half is in doubt, or where the two could change places."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 
-from torchgraft.core.match import Match
+from torchgraft.core.match import Leaf, Match
 from torchgraft.core.names import above
 from torchgraft.core.plan import Certainty
 from torchgraft.matching.judging.reasons import BESIDE, BY_ORDER, NO_MARGIN
 from torchgraft.matching.reviewing.finished import Finished
 
+CHANGED_PLACES = "{0} could change places with it, and is in doubt"
 REST = "half of what goes from {0} to {1}, or more, is in doubt"
 
 # Reasons for which another block may be meant.
@@ -37,6 +38,32 @@ def in_doubtful_blocks(finished: Finished) -> dict[str, str]:
             text = REST.format(*blocks)
             found |= {m.target.name: text for m in inside if m.certainty is not Certainty.DOUBT}
     return found
+
+
+def exchanged_with_doubt(finished: Finished) -> dict[str, str]:
+    """Return the slots in doubt beside one in their block that is in doubt, as what fills them might as well fill that one."""
+    asked = {
+        key: m
+        for m in finished.matching.matches
+        if m.why.doubted_by in OF_BLOCKS
+        for other in m.alternatives
+        for key in other.keys
+    }
+    return {
+        m.target.name: CHANGED_PLACES.format(beside.target.owner)
+        for m in finished.matching.matches
+        if m.certainty is Certainty.LIKELY
+        and (beside := asked.get(m.source.name))
+        and beside.target.shape == m.target.shape
+        and _is_in_one_block(m.source, beside.source)
+        and _is_in_one_block(m.target, beside.target)
+    }
+
+
+def _is_in_one_block(one: Leaf, other: Leaf) -> bool:
+    """Return whether two tensors lie in one member of a list."""
+    around = {path for path in above(one.owner) if path.rpartition(".")[2].isdecimal()}
+    return not around.isdisjoint(above(other.owner))
 
 
 def _blocks_of(found: Match) -> Iterator[Blocks]:
