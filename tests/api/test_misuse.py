@@ -85,8 +85,7 @@ def test_a_missing_path_is_what_python_calls_it(tmp_path):
     for call in (tg.inspect, tg.read_plan, tg.Learned.read, partial(tg.load, net()), partial(tg.diff, net())):
         with pytest.raises(FileNotFoundError, match=r"last\.pt: no such file") as caught:
             call(path)
-        assert isinstance(caught.value, tg.CheckpointError)
-        assert not isinstance(caught.value, tg.CorruptCheckpointError)
+        assert isinstance(caught.value, tg.CorruptCheckpointError)  # with what is there in part
         assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
 
 

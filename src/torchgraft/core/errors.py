@@ -68,8 +68,11 @@ class CorruptCheckpointError(CheckpointError):
     exit_code = 3
 
 
-class MissingFileError(CheckpointError, FileNotFoundError):
-    """Nothing stands at the path that was given. A file that a checkpoint names and lacks is a CorruptCheckpointError."""
+class MissingFileError(CorruptCheckpointError, FileNotFoundError):
+    """Nothing stands at the path that was given. A file that a checkpoint names and lacks is a plain CorruptCheckpointError.
+
+    It is one as well, so that whatever isn't whole, from a shard to all of it, can be caught at once.
+    """
 
 
 class UnsafeCheckpointError(CheckpointError):
