@@ -45,6 +45,7 @@ from torchgraft.matching import (
     only,
     origin_of,
     require_weights,
+    said_in_other_terms,
 )
 from torchgraft.reading import open_checkpoint, part_of
 from torchgraft.reporting import renderers
@@ -82,14 +83,17 @@ def _make_plan(source: Source, target: Target, request: Request, model: object) 
         given = Given(choice, target, request, ranks, hooks.renames)
         draft = _plan_of_few(source, given) or _plan_of_all(source, given)
         plan = _as_asked(weighed(draft, _picked(request.rules, draft, target)), request, target)
-    objections, said = _of_a_part(source, plan)
+    objections, told = _of_a_part(source, plan)
+    said = said_in_other_terms(plan.steps)
     beside = () if request.prefer else _also_held(source, plan)
     meant = () if request.options.axis_names else named_row_notes(plan, source.metadata)
     return replace(
         plan,
         objections=(*objections, *plan.objections),
         notes=tuple(
-            n for n in (choice.note, *said, *hooks.notes, rank_note(plan, ranks), *plan.notes, *beside, *meant) if n
+            n
+            for n in (choice.note, *told, *hooks.notes, rank_note(plan, ranks), said, *plan.notes, *beside, *meant)
+            if n
         ),
         origin=source.origin,
         format=source.format,

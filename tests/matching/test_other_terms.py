@@ -119,3 +119,12 @@ def test_what_is_added_is_nothing_to_multiply_with(file, here):
 
     found = decided(Case(shapes(file), shapes(here)))
     assert [sure for slot, (_, sure) in found.items() if slot.endswith(here)] == 3 * ["doubt"]
+
+
+@pytest.mark.parametrize(("file", "here", "told"), [("A_log", "A", True), ("A_log", "log_A", False), ("a", "b", False)])
+def test_what_the_caller_says_of_a_logarithm_is_done_and_told(file, here, told):
+    plan = tg.plan(
+        {here: torch.ones(4), "w": torch.ones(3)}, {file: torch.ones(4), "w": torch.ones(3)}, rename={file: here}
+    )
+    assert not plan.refusals
+    assert any(f"{here} <- {file}" in note and "a logarithm" in note for note in plan.notes) == told

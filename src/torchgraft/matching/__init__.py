@@ -8,6 +8,7 @@ has fused what the other has apart. Else they are evidence among others, and bot
 from __future__ import annotations
 
 from torchgraft.matching.alike import alike
+from torchgraft.matching.completing.said import said_in_other_terms
 from torchgraft.matching.flow import Asked, match
 from torchgraft.matching.names.rules import Rules
 from torchgraft.matching.names.sections import averaged_beside, keep_part
@@ -41,5 +42,6 @@ __all__ = [
     "only",
     "origin_of",
     "require_weights",
+    "said_in_other_terms",
     "told_path",
 ]

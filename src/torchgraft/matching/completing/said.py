@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import replace
 
+from torchgraft.core.formatting import listed
+from torchgraft.core.grounds import Ground
 from torchgraft.core.match import Match, Matching, Sides
-from torchgraft.core.plan import Certainty
+from torchgraft.core.plan import Certainty, Step
 from torchgraft.matching.names.naming import SAME_NAME
 from torchgraft.matching.names.rules import Rules
 from torchgraft.matching.names.said import Said
+from torchgraft.matching.names.words import terms, terms_differ
+from torchgraft.matching.tables.dialect import FACTOR, SQUARE, SUMMAND
 
 Keys = tuple[str, ...]
 
@@ -57,3 +61,21 @@ def _sure(match: Match, of_values: Container[str]) -> Match:
     if match.certainty is Certainty.CERTAIN or match.why.doubted_by in of_values:
         return match
     return replace(match, certainty=Certainty.CERTAIN, why=replace(match.why, doubt="", doubted_by=""), alternatives=())
+
+
+def said_in_other_terms(steps: Iterable[Step]) -> str:
+    """Return which tensors are copied as the caller says, though their own names say that they hold other values; "" if none."""
+    found = [
+        f"{step.slot.name} <- {step.feeds[0].key}"
+        for step in steps
+        if step.why.rule == Ground.USER_RULE
+        and len(step.feeds) == 1
+        and not step.ops
+        and terms_differ(_terms(step.feeds[0].key), _terms(step.slot.name))
+    ]
+    held = "a logarithm, an inverse, a deviation or a difference by one of the two names alone"
+    return f"{listed(found)}: copied as you say, though this is {held}; values may differ in that" if found else ""
+
+
+def _terms(name: str) -> frozenset[str]:
+    return terms(name.rpartition(".")[2]) - {SQUARE, FACTOR, SUMMAND}
