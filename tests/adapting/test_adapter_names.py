@@ -37,7 +37,7 @@ def test_the_rule_that_is_told_for_adapters_of_another_version_can_be_typed() ->
     file = adapters("base_model.model.language.model")
     with pytest.raises(tg.UsageError, match="perhaps rename=") as found:
         tg.load(model, file, merge_lora=0.5)
-    rule = ast.literal_eval(re.search(r"rename=(\{.*?\})", str(found.value))[1])  # type: ignore[index]
+    rule = ast.literal_eval(re.search(r"rename=(\{.*?\})", str(found.value))[1])
     report = tg.load(model, file, merge_lora=0.5, rename=rule)
     assert {step.slot.name for step in report.plan.steps if step.feeds} == {
         f"model.language.layers.{n}.attn.weight" for n in (0, 1)

@@ -347,7 +347,7 @@ def test_the_layers_that_a_note_spells_can_be_typed(file: int, model: int, first
         return nn.ModuleDict({"fc": nn.ModuleDict({f"fc{n + first}": nn.Linear(6, 6) for n in range(depth)})})
 
     (note,) = tg.plan(net(model), net(file)).notes
-    picks = ast.literal_eval(re.search(r"layers=(\{.*?\]\})", note)[1])  # type: ignore[index]
+    picks = ast.literal_eval(re.search(r"layers=(\{.*?\]\})", note)[1])
     plan = tg.plan(net(model), net(file), layers=picks)
     assert not plan.fresh
     assert not plan.notes

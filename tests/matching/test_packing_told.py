@@ -112,7 +112,7 @@ def apart() -> nn.Module:
 
 
 def joined(net: nn.Module) -> torch.Tensor:
-    return torch.cat([getattr(net["h"][1]["attn"], f"to_{name}").weight for name in "qkv"])  # type: ignore[index]
+    return torch.cat([getattr(net["h"][1]["attn"], f"to_{name}").weight for name in "qkv"])
 
 
 @pytest.mark.parametrize(("inside", "heads_first"), [("QKVAttentionLegacy", True), ("QKVAttention", False)])

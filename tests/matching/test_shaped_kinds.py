@@ -47,6 +47,6 @@ def test_what_is_fused_without_a_name_feeds_what_is_fused_by_name(
     old, new = network(layer, ours), network(layer, theirs)
     tg.load(new, old.state_dict(), on_doubt="take")
     for mine, yours in zip(ours, theirs, strict=True):
-        kept, got = (net["blocks"][1]["attn"][name] for net, name in ((old, mine), (new, yours)))  # type: ignore[index]
+        kept, got = (net["blocks"][1]["attn"][name] for net, name in ((old, mine), (new, yours)))
         assert torch.equal(got.weight, kept.weight)
         assert torch.equal(got.bias, kept.bias)

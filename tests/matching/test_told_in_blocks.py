@@ -53,7 +53,7 @@ def test_equal_numbers_are_not_the_same_layer_where_one_side_counts_from_one() -
         step = plan.by_slot[f"blocks.{at}.attn.qkv.weight"]
         assert [f.key for f in step.feeds] == [f"resblocks.{at + 1}.mha.qkv.weight"]
         assert step.certainty is Certainty.CERTAIN
-    assert torch.equal(new["blocks"][3]["fc1"].weight, saved["resblocks.4.lin1.weight"])  # type: ignore[index]
+    assert torch.equal(new["blocks"][3]["fc1"].weight, saved["resblocks.4.lin1.weight"])
 
 
 def mlps(*names: str) -> nn.Module:
@@ -117,7 +117,7 @@ def normed(stages: nn.Module, *, rows: bool) -> nn.Module:
         for at in stage.children():
             for name, kernel in list(at.named_children()):
                 both = kernel, nn.BatchNorm2d(kernel.weight.shape[0])
-                at[name] = nn.Sequential(*both) if rows else block(("kernel", "norm"), both)  # type: ignore[index]
+                at[name] = nn.Sequential(*both) if rows else block(("kernel", "norm"), both)
     return filled(stages)
 
 
